@@ -1,0 +1,136 @@
+"""`Client`: the base of generated clients. Bound to a deployment, a client is a handle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from types import TracebackType
+from typing import ClassVar, Generic, Self, TypeVar, cast
+
+from toolkit.context import Metadata, MetadataPairs, ambient
+from toolkit.deadline import Deadline, earliest
+from toolkit.errors import Code, ServiceError
+from toolkit.method import Contract, Method
+from toolkit.transport.base import Call, Transport
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+class Stream(AsyncIterator[Reply], Generic[Reply]):
+    """The replies of a streaming call: iterate it, or enter it with `async with` to stop early.
+
+    Leaving the `async with`, and `aclose()`, cancel the call; so does dropping the stream half read. A failure of the
+    call is raised after the items that came before it.
+    """
+
+    def __init__(self, replies: AsyncIterator[Reply], name: str) -> None:
+        self._replies = replies
+        self._name = name
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Reply:
+        try:
+            return await anext(self._replies)
+        except ServiceError as error:
+            raise _came_through(error, self._name) from error.__cause__
+
+    async def aclose(self) -> None:
+        """Cancel the call; harmless when it has ended."""
+        await cast("AsyncGenerator[Reply, None]", self._replies).aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class Client:
+    """Use a generated `XClient`: in a service through `depends(XClient)`, elsewhere through `toolkit.connect`.
+
+    Every method takes `timeout`, seconds that the caller will wait, and `metadata`. Within a handler the time left of the
+    call being answered is a limit of its own. A call that fails raises ServiceError.
+    """
+
+    __contract__: ClassVar[Contract]
+
+    def __init__(self, transport: Transport, name: str = "") -> None:
+        self._transport = transport
+        self._name = name
+
+    async def _unary(
+        self, method: Method[Request, Reply], request: Request, timeout: float | None, metadata: Metadata | None
+    ) -> Reply:
+        _check_type(method, request)
+        try:
+            return await self._transport.unary(method, request, _call(timeout, metadata))
+        except ServiceError as error:
+            raise _came_through(error, self._name) from error.__cause__
+
+    def _server_stream(
+        self, method: Method[Request, Reply], request: Request, timeout: float | None, metadata: Metadata | None
+    ) -> Stream[Reply]:
+        _check_type(method, request)
+        return Stream(self._transport.server_stream(method, request, _call(timeout, metadata)), self._name)
+
+    async def _client_stream(
+        self,
+        method: Method[Request, Reply],
+        requests: AsyncIterable[Request],
+        timeout: float | None,
+        metadata: Metadata | None,
+    ) -> Reply:
+        try:
+            return await self._transport.client_stream(method, _checked(method, requests), _call(timeout, metadata))
+        except ServiceError as error:
+            raise _came_through(error, self._name) from error.__cause__
+
+    def _bidi_stream(
+        self,
+        method: Method[Request, Reply],
+        requests: AsyncIterable[Request],
+        timeout: float | None,
+        metadata: Metadata | None,
+    ) -> Stream[Reply]:
+        call = _call(timeout, metadata)
+        return Stream(self._transport.bidi_stream(method, _checked(method, requests), call), self._name)
+
+
+def _call(timeout: float | None, metadata: Metadata | None) -> Call:
+    """What goes out with a call: the earlier of the caller's own deadline and that of the call being answered."""
+    answering = ambient.get()
+    inherited = None if answering is None else answering.deadline
+    deadline = earliest(inherited, None if timeout is None else Deadline.after(timeout))
+    if deadline is not None and deadline.is_expired():
+        raise ServiceError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call was sent")
+    return Call(deadline, () if metadata is None else _pairs(metadata))
+
+
+def _pairs(metadata: Metadata) -> MetadataPairs:
+    return tuple((key.lower(), value) for key, value in metadata.items())
+
+
+def _check_type(method: Method[Request, Reply], request: Request) -> None:
+    if type(request) is not method.request:
+        raise TypeError(f"{method.path} takes {method.request.__name__}, not {type(request).__name__}")
+
+
+async def _checked(method: Method[Request, Reply], requests: AsyncIterable[Request]) -> AsyncIterator[Request]:
+    async for request in requests:
+        _check_type(method, request)
+        yield request
+
+
+def _came_through(error: ServiceError, name: str) -> ServiceError:
+    return ServiceError(error.code, error.message, error.details, path=(name, *error.path) if name else error.path)
+
+
+async def wait_closed(task: asyncio.Task[object]) -> None:
+    """Cancel a task and wait until it has ended, whatever its end."""
+    task.cancel()
+    await asyncio.wait([task])
