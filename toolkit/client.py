@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from types import TracebackType
 from typing import ClassVar, Generic, Self, TypeVar, cast
@@ -128,9 +127,3 @@ async def _checked(method: Method[Request, Reply], requests: AsyncIterable[Reque
 
 def _came_through(error: ServiceError, name: str) -> ServiceError:
     return ServiceError(error.code, error.message, error.details, path=(name, *error.path) if name else error.path)
-
-
-async def wait_closed(task: asyncio.Task[object]) -> None:
-    """Cancel a task and wait until it has ended, whatever its end."""
-    task.cancel()
-    await asyncio.wait([task])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
@@ -49,7 +49,7 @@ def encode(message: Any) -> bytes:
     if isinstance(message, ProtobufMessage):
         return message.SerializeToString()
     plan = _plan(type(message))
-    if not plan.gathered:
+    if isinstance(plan, _MessagePlan) and not plan.gathered:
         return cast("bytes", plan.to_pb(message).SerializeToString())
     parts: list[bytes | memoryview] = []
     plan.gather(message, parts, 0)
@@ -120,23 +120,23 @@ class _MessagePlan:
             pb.MergeFromString(unknown)
         return pb
 
-    def gather(self, message: Any, parts: list[bytes | memoryview], offset: int | None) -> int:
+    def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None) -> int:
         """Append the encoding to `parts`, and return its length. `offset` is where it starts in the outermost message,
         so that tensors can be aligned; None leaves them where they fall.
         """
-        head: bytes = self.to_pb(message).SerializeToString()
+        head: bytes = self.to_pb(value).SerializeToString()
         parts.append(head)
         size = len(head)
         for field in self.gathered.values():
-            value = getattr(message, field.attribute)
-            for item in () if value is None else field.items(value):
+            found = getattr(value, field.attribute)
+            for item in () if found is None else field.items(found):
                 size += field.gather(item, parts, None if offset is None else offset + size)
         return size
 
-    def weight(self, message: Any) -> int:
+    def weight(self, value: Any) -> int:
         """About how many bytes its tensors take."""
-        values = ((f, getattr(message, f.attribute)) for f in self.gathered.values())
-        return sum(f.plan.weight(item) for f, value in values if value is not None for item in f.items(value))
+        found = ((f, getattr(value, f.attribute)) for f in self.gathered.values())
+        return sum(f.plan.weight(item) for f, items in found if items is not None for item in f.items(items))
 
     def decode(self, data: bytes) -> Any:
         if not self.gathered or len(data) < VIEW_FROM:
@@ -200,7 +200,9 @@ class _MessagePlan:
         for name, attributes in self._oneofs:
             both = [a for a in attributes if getattr(message, a) is not None]
             if len(both) > 1:
-                raise EncodeError(f"{self.cls.__name__}: {' and '.join(both)} are both set, of oneof {name} only one may be")
+                raise EncodeError(
+                    f"{self.cls.__name__}: {' and '.join(both)} are both set, of oneof {name} only one may be"
+                )
 
     def _culprit(self, values: dict[str, Any]) -> str | None:
         for name, value in values.items():
@@ -214,15 +216,13 @@ class _MessagePlan:
 class _TensorPlan:
     """How `Tensor` moves to and from bytes: the one type whose payload never passes through protobuf."""
 
-    gathered = True
-
     def __init__(self, descriptor: Descriptor) -> None:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
 
-    def gather(self, tensor: Tensor, parts: list[bytes | memoryview], offset: int | None) -> int:
-        dims = b"".join(map(_varint, tensor.shape))
-        head = b"\x08" + _varint(tensor.dtype) + (b"\x12" + _varint(len(dims)) + dims if dims else b"")
-        payload = tensor.data
+    def gather(self, value: Tensor, parts: list[bytes | memoryview], offset: int | None) -> int:
+        dims = b"".join(map(_varint, value.shape))
+        head = b"\x08" + _varint(value.dtype) + (b"\x12" + _varint(len(dims)) + dims if dims else b"")
+        payload = value.data
         if not payload.nbytes:
             parts.append(head)
             return len(head)
@@ -233,8 +233,8 @@ class _TensorPlan:
         parts.append(payload)
         return len(head) + len(length) + payload.nbytes
 
-    def weight(self, tensor: Tensor) -> int:
-        return tensor.nbytes
+    def weight(self, value: Tensor) -> int:
+        return value.nbytes
 
     def from_pb(self, pb: Any) -> Tensor:
         return _checked(pb.dtype, pb.shape, pb.data)
@@ -255,7 +255,16 @@ class _TensorPlan:
         return _checked(pb.dtype, pb.shape, _view(buffer, *payload))
 
 
-_Plan = _MessagePlan | _TensorPlan
+class _Plan(Protocol):
+    """How values of one type move to and from bytes."""
+
+    def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None) -> int: ...
+    def weight(self, value: Any) -> int: ...
+    def decode(self, data: bytes) -> Any: ...
+    def from_pb(self, pb: Any) -> Any: ...
+    def slice(self, buffer: bytes, start: int, end: int, budget: _Budget, depth: int = 0) -> Any: ...
+
+
 _DATA: Final = 15
 _PADDING: Final = 14
 _LENGTH: Final = 2
@@ -267,8 +276,8 @@ class _Gathered:
     def __init__(self, field: FieldDescriptor, plain: _Field) -> None:
         self.attribute = plain.attribute
         self._tag = _varint(field.number << 3 | _LENGTH)
-        self._descriptor = field.message_type
-        self._is_map = field.message_type.GetOptions().map_entry
+        self._descriptor = _message_type(field)
+        self._is_map = self._descriptor.GetOptions().map_entry
         self._is_repeated = field.is_repeated
 
     @property
@@ -278,7 +287,7 @@ class _Gathered:
     def items(self, value: Any) -> Iterable[Any]:
         if self._is_map:
             return (_Entry(key, item) for key, item in value.items())
-        return value if self._is_repeated else (value,)  # type: ignore[no-any-return]  # a list by its descriptor
+        return cast("list[Any]", value) if self._is_repeated else (value,)
 
     def gather(self, item: Any, parts: list[bytes | memoryview], offset: int | None) -> int:
         """Tag, length and content. The length's own size shifts the content, so it is guessed from the tensors first;
@@ -372,6 +381,15 @@ def _class_of(descriptor: Descriptor) -> type[Any]:
     return message_factory.GetMessageClass(descriptor) if cls is None else cls
 
 
+def _message_type(field: FieldDescriptor) -> Descriptor:
+    assert field.message_type is not None
+    return field.message_type
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
 def _is_gathered(field: FieldDescriptor) -> bool:
     return field.message_type is not None and _reaches_tensor(field.message_type, set())
 
@@ -379,7 +397,9 @@ def _is_gathered(field: FieldDescriptor) -> bool:
 def _reaches_tensor(descriptor: Descriptor, seen: set[str]) -> bool:
     if descriptor.full_name == "toolkit.v1.Tensor":
         return True
-    if descriptor.full_name in seen or (class_of(descriptor.full_name) is None and not descriptor.GetOptions().map_entry):
+    if descriptor.full_name in seen or (
+        class_of(descriptor.full_name) is None and not descriptor.GetOptions().map_entry
+    ):
         return False
     seen.add(descriptor.full_name)
     return any(_reaches_tensor(f.message_type, seen) for f in descriptor.fields if f.message_type is not None)
@@ -387,8 +407,8 @@ def _reaches_tensor(descriptor: Descriptor, seen: set[str]) -> bool:
 
 def _converters(field: FieldDescriptor) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
     """How one item of the field goes to and comes from protobuf; None where it stays the same."""
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return _converters(field.message_type.fields_by_name["value"])
+    if _is_map(field):
+        return _converters(_message_type(field).fields_by_name["value"])
     if field.enum_type is not None:
         enum = class_of(field.enum_type.full_name)
         return None, enum
@@ -408,7 +428,7 @@ def _nested(cls: type[Any], value: Any) -> Any:
 def _writer(field: FieldDescriptor, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     if convert is None:
         return lambda value: value
-    if field.is_repeated and field.message_type.GetOptions().map_entry:
+    if _is_map(field):
         return lambda value: {key: convert(item) for key, item in value.items()}
     if field.is_repeated:
         return lambda value: [convert(item) for item in value]
@@ -417,7 +437,7 @@ def _writer(field: FieldDescriptor, convert: Callable[[Any], Any] | None) -> Cal
 
 def _reader(field: FieldDescriptor, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     name = field.name
-    if field.is_repeated and field.message_type is not None and field.message_type.GetOptions().map_entry:
+    if _is_map(field):
         return lambda pb: {k: convert(v) if convert else v for k, v in getattr(pb, name).items()}
     if field.is_repeated:
         return lambda pb: [convert(item) for item in getattr(pb, name)] if convert else list(getattr(pb, name))

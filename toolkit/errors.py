@@ -42,6 +42,8 @@ class ServiceError(Exception):
     """
 
     def __init__(self, code: Code, message: str, details: Iterable[Any] = (), *, path: Iterable[str] = ()) -> None:
+        if code == Code.OK:
+            raise ValueError("OK is not an error: return a reply instead")
         super().__init__(code, message)
         self.code = code
         self.message = message

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from enum import IntEnum
 from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pool
+from google.protobuf.message import Message as ProtobufMessage
 
 _classes: dict[str, type] = {}
 
@@ -77,3 +79,26 @@ def register_enum(name: str) -> Callable[[MessageType], MessageType]:
 def class_of(name: str) -> type[Any] | None:
     """The class that stands for a message or enum; None when no generated module has registered one."""
     return _classes.get(name)
+
+
+_SHARED = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+def copy_message(message: Any) -> Any:
+    """A copy whose fields, lists, maps and nested messages can be changed apart from the original's. Tensors and bytes,
+    which nobody can change, are shared.
+    """
+    if type(message) in _SHARED:
+        return message
+    if isinstance(message, Message):
+        twin = object.__new__(type(message))
+        for name in type(message).__slots__:
+            setattr(twin, name, copy_message(getattr(message, name)))
+        if hasattr(message, "_unknown"):
+            twin._unknown = message._unknown
+        return twin
+    if isinstance(message, list):
+        return [copy_message(item) for item in message]
+    if isinstance(message, dict):
+        return {key: copy_message(item) for key, item in message.items()}
+    return copy(message) if isinstance(message, ProtobufMessage) else message

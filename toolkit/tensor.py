@@ -183,7 +183,9 @@ class Tensor:
 def _of_numpy(array: NDArray[Any]) -> Tensor:
     dtype = DType.__members__.get(array.dtype.name.upper())
     if dtype is None or dtype not in _ITEMSIZE:
-        raise TypeError(f"numpy dtype {array.dtype} is not a tensor of numbers; strings and objects go into other fields")
+        raise TypeError(
+            f"numpy dtype {array.dtype} is not a tensor of numbers; strings and objects go into other fields"
+        )
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
         array = array.astype(array.dtype.newbyteorder("<"))
     return Tensor(dtype, array.shape, array.reshape(-1).view(np.uint8).data)
@@ -217,4 +219,5 @@ def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
         import ml_dtypes  # optional: only these dtypes need it
     except ImportError:
         raise TypeError(f"numpy has no {name}: pip install ml_dtypes, or read the tensor with .torch()") from None
-    return np.dtype(getattr(ml_dtypes, name))
+    extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return extended

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from toolkit.context import MetadataPairs
 from toolkit.deadline import Deadline
@@ -42,3 +43,37 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Cancel what is in flight and let go of the connection."""
         ...
+
+
+class Feed:
+    """A caller's request stream on its way to a handler.
+
+    A failure in it is the caller's own: the handler only sees its call cancelled, and the caller gets the failure back.
+    """
+
+    def __init__(self, requests: AsyncIterable[Any], convert: Callable[[Any], Any]) -> None:
+        self._items = aiter(requests)
+        self._convert = convert
+        self._failure: Exception | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return self._convert(await anext(self._items))
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self._failure = error
+            raise asyncio.CancelledError from error
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in the stream, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def aclose(self) -> None:
+        """Let the caller's stream end, however much of it was read."""
+        if isinstance(self._items, AsyncGenerator):
+            await self._items.aclose()

@@ -1,0 +1,154 @@
+"""Does what answers there serve the contract that a handle expects? Asked once, at start, with standard protocols only:
+gRPC reflection where it is served (then the messages are compared), else the names that `grpc.health.v1` lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from toolkit.errors import StartError
+
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+SILENT: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNKNOWN})
+"""How a server answers that it has no such service to ask."""
+
+
+async def check_contract(channel: grpc.aio.Channel, contract: str, handle: str, address: str) -> None:
+    """Raise StartError where the other side serves something else. Says nothing where it cannot be asked."""
+    names = await served(channel)
+    if names and contract not in names:
+        raise StartError(
+            f"handle {handle} expects {contract}, and what answers at {address} serves {', '.join(sorted(names))}; "
+            f"let `bind` name the right deployment, or change depends()"
+        )
+    theirs = await fetch_service(channel, contract)
+    if theirs is None:
+        return
+    ours = descriptor_pool.Default().FindServiceByName(contract)
+    problems = list(differences(ours, theirs))
+    if problems:
+        raise StartError(
+            f"handle {handle} expects {contract} as this side's .proto has it, and what answers at {address} differs: "
+            f"{'; '.join(problems)}. Bring both to one .proto and run `toolkit generate`"
+        )
+
+
+async def wait_serving(channel: grpc.aio.Channel, contract: str) -> None:
+    """Return once the other side says that it serves the contract; at once where it has no health service."""
+    health = health_pb2_grpc.HealthStub(channel)
+    while True:
+        try:
+            async for answer in health.Watch(health_pb2.HealthCheckRequest(service=contract)):
+                if answer.status == SERVING:
+                    return
+        except grpc.aio.AioRpcError as error:
+            if error.code() in SILENT:
+                return
+        await asyncio.sleep(0.1)  # the connection broke: let it come back
+
+
+async def served(channel: grpc.aio.Channel) -> frozenset[str]:
+    """The full names of the services that the other side says it has; empty where it does not say."""
+    listing = reflection_pb2.ServerReflectionRequest(list_services="")
+    answer = await _reflect(channel, listing)
+    if answer is not None:
+        return frozenset(s.name for s in answer.list_services_response.service if not s.name.startswith("grpc."))
+    health = health_pb2_grpc.HealthStub(channel)
+    try:
+        statuses = (await health.List(health_pb2.HealthListRequest())).statuses
+    except grpc.aio.AioRpcError as error:
+        if error.code() in SILENT:
+            return frozenset()
+        raise
+    return frozenset(name for name in statuses if name and not name.startswith("grpc."))
+
+
+async def fetch_service(channel: grpc.aio.Channel, name: str) -> ServiceDescriptor | None:
+    """A service's descriptor as the other side has it, in a pool of its own; None where it serves no reflection."""
+    answer = await _reflect(channel, reflection_pb2.ServerReflectionRequest(file_containing_symbol=name))
+    if answer is None or not answer.HasField("file_descriptor_response"):
+        return None
+    pool = descriptor_pool.DescriptorPool()
+    for data in _dependencies_first(answer.file_descriptor_response.file_descriptor_proto):
+        pool.AddSerializedFile(data)
+    return pool.FindServiceByName(name)
+
+
+def differences(ours: ServiceDescriptor, theirs: ServiceDescriptor) -> Iterator[str]:
+    """What would make calls from our side to theirs fail or be misread. Methods and fields that only they have, and
+    fields that only we have, are no difference: protobuf is made for that.
+    """
+    for method in ours.methods:
+        other = theirs.methods_by_name.get(method.name)
+        if other is None:
+            yield f"method {method.name} is missing there"
+            continue
+        if (method.client_streaming, method.server_streaming) != (other.client_streaming, other.server_streaming):
+            yield f"method {method.name} is {_shape(method)} here and {_shape(other)} there"
+        seen: set[tuple[str, str]] = set()
+        yield from _message_differences(method.input_type, other.input_type, seen)
+        yield from _message_differences(method.output_type, other.output_type, seen)
+
+
+def _message_differences(ours: Descriptor, theirs: Descriptor, seen: set[tuple[str, str]]) -> Iterator[str]:
+    if (ours.full_name, theirs.full_name) in seen:
+        return
+    seen.add((ours.full_name, theirs.full_name))
+    for field in ours.fields:
+        other = theirs.fields_by_number.get(field.number)
+        if other is None:
+            continue
+        if _kind(field) != _kind(other):
+            yield f"{ours.name}.{field.name} (field {field.number}) is {_kind(field)} here and {_kind(other)} there"
+        elif field.message_type is not None and other.message_type is not None:
+            yield from _message_differences(field.message_type, other.message_type, seen)
+
+
+def _kind(field: FieldDescriptor) -> str:
+    name = descriptor_pb2.FieldDescriptorProto.Type.Name(cast("Any", field.type)).removeprefix("TYPE_").lower()
+    return f"repeated {name}" if field.is_repeated else name
+
+
+def _shape(method: Any) -> str:
+    shapes = {(0, 0): "unary", (0, 1): "server streaming", (1, 0): "client streaming", (1, 1): "bidirectional"}
+    return shapes[int(method.client_streaming), int(method.server_streaming)]
+
+
+async def _reflect(channel: grpc.aio.Channel, request: Any) -> Any:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+
+    async def once() -> AsyncIterator[Any]:
+        yield request
+
+    try:
+        async for answer in stub.ServerReflectionInfo(once()):
+            return answer
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in SILENT:
+            raise
+    return None
+
+
+def _dependencies_first(files: Iterable[bytes]) -> list[bytes]:
+    parsed = {proto.name: proto for proto in map(descriptor_pb2.FileDescriptorProto.FromString, files)}
+    ordered: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        proto = parsed.pop(name, None)
+        if proto is not None:
+            for dependency in proto.dependency:
+                add(dependency)
+            ordered[name] = proto.SerializeToString()
+
+    for name in list(parsed):
+        add(name)
+    return list(ordered.values())

@@ -1,0 +1,86 @@
+"""`Dispatcher`: (method, request, context) → reply, for any transport. What holds for every call is done here, once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+from toolkit.context import Context, ambient
+from toolkit.deadline import Deadline
+from toolkit.errors import Code, ServiceError
+from toolkit.method import Method
+from toolkit.service import Service
+
+log = logging.getLogger("toolkit")
+
+
+class Dispatcher:
+    """Runs the handlers of one service. Each call must come in a task of its own.
+
+    Everything that a handler raises leaves as ServiceError: its own as it is, anything else as INTERNAL with an id under
+    which the log holds the traceback.
+    """
+
+    def __init__(self, service: Service, *, timeout: float) -> None:
+        self.contract = service.__contract__
+        self._service = service
+        self._timeout = timeout
+
+    async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
+        """Answer a method with one reply; `request` is an async iterator where the client streams."""
+        limit = self._enter(context)
+        try:
+            async with asyncio.timeout(limit.remaining()):
+                reply = await getattr(self._service, method.attribute)(request, context)
+        except Exception as error:
+            raise self._failure(error, method, limit) from error
+        self._check_reply(method, reply)
+        return reply
+
+    async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncIterator[Any]:
+        """Answer a method with a stream of replies. Closing the stream closes the handler's."""
+        limit = self._enter(context)
+        replies: Any = None
+        try:
+            replies = getattr(self._service, method.attribute)(request, context)
+            while True:
+                async with asyncio.timeout(limit.remaining()):
+                    reply = await anext(replies)
+                self._check_reply(method, reply)
+                yield reply
+        except StopAsyncIteration:
+            return
+        except Exception as error:
+            raise self._failure(error, method, limit) from error
+        finally:
+            if hasattr(replies, "aclose"):
+                await replies.aclose()
+
+    def _enter(self, context: Context) -> Deadline:
+        limit = context.deadline or Deadline.after(self._timeout)
+        if limit.is_expired():
+            raise ServiceError(Code.DEADLINE_EXCEEDED, "the deadline passed before the call was handled")
+        context.deadline = limit
+        ambient.set(context)
+        return limit
+
+    def _check_reply(self, method: Method[Any, Any], reply: Any) -> None:
+        if type(reply) is not method.reply:
+            raise internal(TypeError(f"{method.path} must return {method.reply.__name__}, not {type(reply).__name__}"))
+
+    def _failure(self, error: Exception, method: Method[Any, Any], limit: Deadline) -> ServiceError:
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, TimeoutError) and limit.is_expired():
+            return ServiceError(Code.DEADLINE_EXCEEDED, f"{method.path} took longer than the deadline allows")
+        return internal(error)
+
+
+def internal(error: Exception) -> ServiceError:
+    """What a caller learns of an unknown exception: an id. The log has the rest."""
+    ident = secrets.token_hex(4)
+    log.error("internal error %s", ident, exc_info=error)
+    return ServiceError(Code.INTERNAL, f"internal error {ident}; the service's log has the traceback")

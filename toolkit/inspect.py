@@ -1,0 +1,38 @@
+"""The inspector: a short-lived process that imports service classes and tells their contracts and handles.
+
+In: one JSON object, deployment → `module:Class`, on standard input. Out: one JSON object a line and deployment, either
+{"deployment", "contract", "handles"} or {"deployment", "error"}. So the launcher never imports user code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from toolkit.errors import StartError
+from toolkit.load import load_service
+from toolkit.service import Service, dependencies
+
+
+def describe(service: type[Service]) -> dict[str, Any]:
+    """A class's contract and handles by name: handle → contract."""
+    handles = {name: client.__contract__.name for name, client in dependencies(service).items()}
+    return {"contract": service.__contract__.name, "handles": handles}
+
+
+def inspect(deployment: str, reference: str) -> dict[str, Any]:
+    try:
+        return {"deployment": deployment, **describe(load_service(reference))}
+    except StartError as error:
+        return {"deployment": deployment, "error": str(error)}
+
+
+def main() -> None:
+    out, sys.stdout = sys.stdout, sys.stderr  # what user code prints on import must not mix with the answer
+    for deployment, reference in json.load(sys.stdin).items():
+        out.write(json.dumps(inspect(deployment, reference)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

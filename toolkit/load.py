@@ -1,0 +1,72 @@
+"""From `module:Class` in a graph file to a service class, with one clear sentence for each way that it can fail."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from toolkit.errors import StartError
+from toolkit.service import Service
+
+
+def load_service(reference: str) -> type[Service]:
+    """Import a service class; the working directory counts as an import root. Raises StartError."""
+    module_name, _, class_name = reference.partition(":")
+    if not module_name or not class_name.isidentifier():
+        raise StartError(f"class {reference!r} is not of the form package.module:Class")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise StartError(_missing_module(module_name, error)) from error
+    except Exception as error:
+        raise StartError(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        raise StartError(f"module {module_name} has no class {class_name}; it has {_services_in(module)}")
+    if not (isinstance(cls, type) and issubclass(cls, Service)):
+        raise StartError(f"{reference} is not a service: let it subclass a generated XBase")
+    if not hasattr(cls, "__contract__"):
+        raise StartError(f"{reference} has no contract: let it subclass a generated XBase, not Service itself")
+    return cls
+
+
+def constructor_arguments(service: type[Service], args: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The keywords for a service's constructor: its `args`, and `device` if it takes one. Raises StartError."""
+    parameters = signature(service).parameters
+    taken = {
+        name for name, p in parameters.items() if p.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    }
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_any else sorted(set(args) - taken)
+    if unknown:
+        raise StartError(
+            f"{service.__name__} takes no argument {', '.join(unknown)}; it takes {', '.join(sorted(taken)) or 'none'}"
+        )
+    found = {"device": device, **args} if "device" in taken else dict(args)
+    missing = sorted(n for n in taken - set(found) if parameters[n].default is Parameter.empty)
+    if missing:
+        raise StartError(f"{service.__name__} needs {', '.join(missing)}: give it under `args`")
+    return found
+
+
+def _missing_module(wanted: str, error: ModuleNotFoundError) -> str:
+    if error.name is not None and (wanted == error.name or wanted.startswith(error.name + ".")):
+        return f"there is no module {wanted} (looked from the working directory); check `class`, or run from the project's root"
+    cure = (
+        "run `toolkit generate`" if str(error.name).endswith("_toolkit") else f"pip install what provides {error.name}"
+    )
+    return f"importing {wanted} failed: it needs the module {error.name}, which is not there; {cure}"
+
+
+def _services_in(module: Any) -> str:
+    own = [
+        n
+        for n, v in vars(module).items()
+        if isinstance(v, type) and issubclass(v, Service) and v.__module__ == module.__name__
+    ]
+    return ", ".join(sorted(own)) or "no service class"

@@ -1,0 +1,209 @@
+"""One process, one deployment: `python -m toolkit.replica services.scoring.service:Scoring --listen 127.0.0.1:50052`.
+
+The story of a replica, from its specification to its drain, is told in `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from toolkit.client import Client
+from toolkit.contract import check_contract, wait_serving
+from toolkit.control import Control
+from toolkit.dispatch import Dispatcher
+from toolkit.errors import StartError, ToolkitError
+from toolkit.inspect import describe
+from toolkit.load import constructor_arguments, load_service
+from toolkit.memory import keep_freed_memory
+from toolkit.server import Server
+from toolkit.service import Service, construct, dependencies, reporter
+from toolkit.spec import ReplicaSpec
+from toolkit.tasks import in_daemon_thread
+from toolkit.transport.grpc import GrpcTransport
+
+log = logging.getLogger("toolkit")
+
+
+async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> None:
+    """Serve until told to stop. Raises StartError where it cannot start."""
+    stop = _stop_signal(control)
+    handles = _connect(spec, dependencies(service))
+    server = Server(service.__contract__, max_message_bytes=spec.max_message_bytes, reflect=spec.reflection)
+    async with AsyncExitStack() as stack:
+        for transport in handles.values():
+            stack.push_async_callback(transport.close)
+        addresses = await server.listen(spec.listen)
+        stack.push_async_callback(server.drain, 0)
+        start = asyncio.create_task(_start(spec, service, handles, control, stack))
+        if not await _first(start, stop, spec.start_timeout):
+            return
+        await server.open(Dispatcher(start.result(), timeout=spec.timeout))
+        control.ready(addresses)
+        log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))
+        await stop.wait()
+        control.draining()
+        await server.drain(spec.drain_timeout)
+
+
+async def _start(
+    spec: ReplicaSpec,
+    service: type[Service],
+    handles: Mapping[str, GrpcTransport],
+    control: Control,
+    stack: AsyncExitStack,
+) -> Service:
+    """The service, loaded and entered, once all of its handles serve what it expects."""
+    clients = dependencies(service)
+    checks = [_check(name, clients[name], transport) for name, transport in handles.items()]
+    bound = {name: clients[name](transport, spec.bind.get(name, name)) for name, transport in handles.items()}
+    args = constructor_arguments(service, spec.args, spec.device)
+    reporter.set(control.progress)
+    async with asyncio.TaskGroup() as group:
+        for check in checks:
+            group.create_task(check)
+        loading = group.create_task(_construct(service, bound, args))
+    instance = await stack.enter_async_context(loading.result())
+    if handles:
+        control.waiting(sorted(handles))
+        await asyncio.gather(*(wait_serving(t.channel, clients[n].__contract__.name) for n, t in handles.items()))
+    return instance
+
+
+async def _construct(service: type[Service], handles: Mapping[str, Client], args: Mapping[str, Any]) -> Service:
+    try:
+        return await in_daemon_thread(construct, service, handles, args)
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise StartError(f"{service.__name__} cannot be made: {type(error).__name__}: {error}") from error
+
+
+async def _check(name: str, client: type[Client], transport: GrpcTransport) -> None:
+    await transport.channel.channel_ready()
+    await check_contract(transport.channel, client.__contract__.name, name, ", ".join(transport.addresses))
+
+
+def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str, GrpcTransport]:
+    found: dict[str, GrpcTransport] = {}
+    for name in clients:
+        deployment = spec.bind.get(name, name)
+        if deployment not in spec.addresses:
+            raise StartError(
+                f"handle {name} has no deployment {deployment!r}; known: {', '.join(sorted(spec.addresses)) or 'none'}. "
+                f"Add it to the graph file, let `bind` name another, or pass --handle {name}=ADDRESS"
+            )
+        found[name] = GrpcTransport(spec.addresses[deployment], max_message_bytes=spec.max_message_bytes)
+    return found
+
+
+def _stop_signal(control: Control) -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    control.on_end(lambda: os._exit(1))  # nobody is left who would wait for a drain
+    return stop
+
+
+async def _first(start: asyncio.Task[Service], stop: asyncio.Event, timeout: float) -> bool:
+    """True once started, False when told to stop before. Raises what stopped the start."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((start, stopping), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not start.done():
+        start.cancel()
+        await asyncio.wait([start], timeout=1)
+        if stop.is_set():
+            return False
+        raise StartError(f"not ready after {timeout:g} s; raise start_timeout if it needs longer")
+    try:
+        start.result()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return True
+
+
+def main() -> None:
+    """Exit code 0 after a stop, 1 when the replica cannot start, 2 for wrong usage."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    spec = _spec(sys.argv[1:], os.environ)
+    control = Control(spec.control_fd)
+    keep_freed_memory()
+    try:
+        service = load_service(spec.service)
+        control.described(describe(service))
+        _run_loop(run(dataclasses.replace(spec, deployment=spec.deployment or service.__name__), service, control))
+        code = 0
+    except ToolkitError as error:
+        _report(control, error)
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a model may still be loading in a thread that nobody can stop
+
+
+def _report(control: Control, error: ToolkitError) -> None:
+    if error.__cause__ is not None:
+        log.error("the cause", exc_info=error.__cause__)
+    if control.has_launcher:
+        control.failed(str(error))
+    else:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer to who typed it
+
+
+def _run_loop(work: Any) -> None:
+    try:
+        import uvloop  # not there on every platform
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
+def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
+    parser = argparse.ArgumentParser(
+        prog="python -m toolkit.replica",
+        description="Serve one service alone. Every option may also come as an environment variable (see toolkit/spec.py).",
+        epilog="example: python -m toolkit.replica services.scoring.service:Scoring --listen 127.0.0.1:50052",
+    )
+    parser.add_argument("service", nargs="?", help="module:Class, importable from the working directory")
+    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="HOST:PORT or unix:/path; may be repeated")
+    parser.add_argument(
+        "--args", type=json.loads, metavar="JSON", help="the class's keyword arguments as a JSON object"
+    )
+    parser.add_argument("--device", help="cpu or cuda:N")
+    parser.add_argument(
+        "--handle", action="append", default=[], metavar="NAME=ADDRESS", help="where a handle's deployment answers"
+    )
+    parser.add_argument("--reflection", action="store_true", default=None, help="serve gRPC reflection")
+    options = parser.parse_args(argv)
+    try:
+        if options.service is not None:
+            environ = {**environ, "TOOLKIT_SERVICE": options.service}
+        spec = ReplicaSpec.from_environ(environ)
+        addresses = dict(spec.addresses)
+        for name, separator, address in (text.partition("=") for text in options.handle):
+            if not separator or not address:
+                raise ValueError(f"--handle {name}: write NAME=ADDRESS")
+            addresses[name] = (*addresses.get(name, ()), address)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error) if isinstance(error, ValueError) else "name the service: package.module:Class")
+    given = {"args": options.args, "device": options.device, "reflection": options.reflection}
+    if options.listen:
+        given["listen"] = tuple(options.listen)
+    return dataclasses.replace(spec, addresses=addresses, **{k: v for k, v in given.items() if v is not None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""One gRPC server for one deployment: its methods, `grpc.health.v1`, and reflection where it is wanted.
+
+It listens before the service is ready, so that a wrong address fails at once and callers can ask for its health.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from toolkit import codec
+from toolkit.context import Context
+from toolkit.deadline import Deadline
+from toolkit.dispatch import Dispatcher, internal
+from toolkit.errors import Code, ServiceError, StartError
+from toolkit.method import Contract, Method
+from toolkit.status import CODES, MAX_MESSAGE, trailers
+from toolkit.transport.grpc import too_large
+
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+FOREVER: Final = 10**9
+"""gRPC tells an absent deadline as a very long one."""
+
+
+class Server:
+    """Serves a contract: `listen`, then `open` once there is a service to answer, and `drain` at the end."""
+
+    def __init__(self, contract: Contract, *, max_message_bytes: int, reflect: bool = False) -> None:
+        self.contract = contract
+        self._limit = max_message_bytes
+        self._dispatcher: Dispatcher | None = None
+        self._server = grpc.aio.server(options=_options(max_message_bytes))
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        handlers = {method.name: self._handler(method) for method in contract.methods}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))
+        if reflect:
+            names = (contract.name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    async def listen(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Bind and start; not serving yet. Returns the addresses with real ports. Raises StartError where one is taken."""
+        bound = tuple(self._bind(address) for address in addresses)
+        await self._set_health(NOT_SERVING)
+        await self._server.start()
+        return bound
+
+    async def open(self, dispatcher: Dispatcher) -> None:
+        """Answer calls from now on."""
+        self._dispatcher = dispatcher
+        await self._set_health(SERVING)
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new calls, let those in flight finish for at most `timeout` seconds, then cancel them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(timeout)
+
+    def _bind(self, address: str) -> str:
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise StartError(
+                f"cannot listen on {address}: it is taken, or not an address of this machine; "
+                "stop whoever holds it, or give the deployment another port"
+            ) from None
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    async def _set_health(self, status: int) -> None:
+        for name in ("", self.contract.name):
+            await self._health.set(name, status)
+
+    def _handler(self, method: Method[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        if method.server_streaming:
+            stream = self._stream(method)
+            if method.client_streaming:
+                return grpc.stream_stream_rpc_method_handler(stream)
+            return grpc.unary_stream_rpc_method_handler(stream)
+        reply = self._reply(method)
+        if method.client_streaming:
+            return grpc.stream_unary_rpc_method_handler(reply)
+        return grpc.unary_unary_rpc_method_handler(reply)
+
+    def _reply(self, method: Method[Any, Any]) -> Callable[[Any, Any], Awaitable[bytes]]:
+        async def handle(data: Any, call: Any) -> bytes:
+            context = _context(method, call)
+            try:
+                reply = await self._ready().reply(method, self._decoded(method, data), context)
+                return self._encoded(reply)
+            except ServiceError as error:
+                _fail(call, error)
+                return b""
+            finally:
+                _send_metadata(call, context)
+
+        return handle
+
+    def _stream(self, method: Method[Any, Any]) -> Callable[[Any, Any], AsyncIterator[bytes]]:
+        async def handle(data: Any, call: Any) -> AsyncIterator[bytes]:
+            context = _context(method, call)
+            try:
+                async for reply in self._ready().stream(method, self._decoded(method, data), context):
+                    yield self._encoded(reply)
+            except ServiceError as error:
+                _fail(call, error)
+            finally:
+                _send_metadata(call, context)
+
+        return handle
+
+    def _ready(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise ServiceError(Code.UNAVAILABLE, f"{self.contract.name} is still starting")
+        return self._dispatcher
+
+    def _decoded(self, method: Method[Any, Any], data: Any) -> Any:
+        return _decode_each(method, data) if method.client_streaming else _decode(method, data)
+
+    def _encoded(self, reply: Any) -> bytes:
+        try:
+            data = codec.encode(reply)
+        except codec.EncodeError as error:
+            raise internal(error) from error
+        if len(data) > self._limit:
+            raise too_large(reply, len(data), self._limit)
+        return data
+
+
+def _options(limit: int) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),  # else two servers share a port and nobody is told
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+    ]
+
+
+def _context(method: Method[Any, Any], call: Any) -> Context:
+    left = call.time_remaining()
+    return Context(
+        method=method,
+        deadline=None if left is None or left > FOREVER else Deadline.after(left),
+        metadata=tuple((key, value) for key, value in call.invocation_metadata() or ()),
+        peer=call.peer(),
+    )
+
+
+def _decode(method: Method[Any, Any], data: bytes) -> Any:
+    try:
+        return codec.decode(method.request, data)
+    except codec.DecodeError as error:
+        raise ServiceError(
+            Code.INVALID_ARGUMENT, f"the request is not a valid {method.request.__name__}: {error}"
+        ) from error
+
+
+async def _decode_each(method: Method[Any, Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in requests:
+        yield _decode(method, data)
+
+
+def _fail(call: Any, error: ServiceError) -> None:
+    """End the call with this error. `abort` would do so too, but a stopping server does not wait for aborted calls."""
+    call.set_code(CODES[error.code])
+    call.set_details(error.message[:MAX_MESSAGE])
+    call.set_trailing_metadata(trailers(error))
+
+
+def _send_metadata(call: Any, context: Context) -> None:
+    if context.reply_metadata:
+        call.set_trailing_metadata((*(call.trailing_metadata() or ()), *context.reply_metadata.items()))

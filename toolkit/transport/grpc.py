@@ -1,0 +1,162 @@
+"""gRPC: another process, another machine, another language.
+
+grpc.aio swallows what a codec raises, so it is given none: bytes go in and come out, and messages are made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+import grpc.aio
+
+from toolkit import codec
+from toolkit.errors import Code, ServiceError
+from toolkit.method import Method
+from toolkit.status import from_status
+from toolkit.tasks import wait_closed
+from toolkit.transport.base import Call, Feed
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+RECONNECT_AFTER_MS: Final = 50
+RECONNECT_AT_MOST_MS: Final = 1000
+
+
+class GrpcTransport:
+    """A channel to the replicas of one deployment. Make it inside the event loop that uses it."""
+
+    def __init__(self, addresses: Sequence[str], *, max_message_bytes: int) -> None:
+        self.addresses = tuple(addresses)
+        self._limit = max_message_bytes
+        self.channel = grpc.aio.insecure_channel(target(addresses), options=_options(max_message_bytes))
+        self._callables: dict[str, Any] = {}
+
+    async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
+        data = self._encode(request)
+        try:
+            reply = await self._callable(method)(data, timeout=_timeout(call), metadata=call.metadata)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error, self.addresses) from None
+        return _decode(method.reply, reply)
+
+    async def client_stream(
+        self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
+    ) -> Reply:
+        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata)
+        feed = Feed(requests, self._encode)
+        feeding = asyncio.create_task(_write(ongoing, feed))
+        try:
+            reply = await ongoing
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error, self.addresses) from None
+        except asyncio.CancelledError:
+            feed.raise_failure()
+            raise
+        finally:
+            ongoing.cancel()
+            await wait_closed(feeding)
+            await feed.aclose()
+        return _decode(method.reply, reply)
+
+    async def server_stream(self, method: Method[Request, Reply], request: Request, call: Call) -> AsyncIterator[Reply]:
+        data = self._encode(request)
+        ongoing = self._callable(method)(data, timeout=_timeout(call), metadata=call.metadata)
+        try:
+            async for reply in ongoing:
+                yield _decode(method.reply, reply)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error, self.addresses) from None
+        finally:
+            ongoing.cancel()
+
+    async def bidi_stream(
+        self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
+    ) -> AsyncIterator[Reply]:
+        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata)
+        feed = Feed(requests, self._encode)
+        feeding = asyncio.create_task(_write(ongoing, feed))
+        try:
+            async for reply in ongoing:
+                yield _decode(method.reply, reply)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error, self.addresses) from None
+        except asyncio.CancelledError:
+            feed.raise_failure()
+            raise
+        finally:
+            ongoing.cancel()
+            await wait_closed(feeding)
+            await feed.aclose()
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    def _callable(self, method: Method[Any, Any]) -> Any:
+        found = self._callables.get(method.path)
+        if found is None:
+            shape = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
+            found = self._callables[method.path] = getattr(self.channel, "_".join(shape))(method.path)
+        return found
+
+    def _encode(self, message: Any) -> bytes:
+        data = codec.encode(message)
+        if len(data) > self._limit:
+            raise too_large(message, len(data), self._limit)
+        return data
+
+
+def target(addresses: Sequence[str]) -> str:
+    """gRPC's name for these addresses. Raises ValueError where it has none."""
+    if len(addresses) == 1:
+        return addresses[0] if addresses[0].startswith("unix:") else f"dns:///{addresses[0]}"
+    if all(address.startswith("unix:") for address in addresses):
+        return "unix:" + ",".join(address.removeprefix("unix:") for address in addresses)
+    if all(address.rpartition(":")[0].replace(".", "").isdigit() for address in addresses):
+        return "ipv4:" + ",".join(addresses)
+    raise ValueError(f"addresses of several kinds: {', '.join(addresses)}")
+
+
+def too_large(message: object, size: int, limit: int) -> ServiceError:
+    return ServiceError(
+        Code.RESOURCE_EXHAUSTED,
+        f"{type(message).__name__} takes {size} bytes, and the limit is {limit}; raise max_message_bytes or send less",
+    )
+
+
+def _options(limit: int) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_AFTER_MS),
+        ("grpc.min_reconnect_backoff_ms", RECONNECT_AFTER_MS),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_AT_MOST_MS),
+        ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    ]
+
+
+def _timeout(call: Call) -> float | None:
+    return None if call.deadline is None else max(call.deadline.remaining(), 0.0)
+
+
+def _decode(cls: type[Reply], data: bytes) -> Reply:
+    try:
+        return codec.decode(cls, data)
+    except codec.DecodeError as error:
+        raise ServiceError(Code.INTERNAL, f"the reply is not a valid {cls.__name__}: {error}") from error
+
+
+async def _write(ongoing: Any, feed: Feed) -> None:
+    """Send the caller's stream; when it fails, cancel the call."""
+    try:
+        async for data in feed:
+            await ongoing.write(data)
+        await ongoing.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return  # the call has ended, and its status says how
+    except asyncio.CancelledError:
+        ongoing.cancel()
+        raise
