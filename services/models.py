@@ -77,6 +77,18 @@ def read_ahead(folder: Path) -> None:
                 progress("read weights", done, total)
 
 
+def known_device(device: str) -> torch.device:
+    """`cpu`, `cuda:0`. Raises StartError for one that is not here; there is no falling back to another."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise StartError(
+            f"device {device!r} cannot be used: {reason}; name another as `device` in the graph file"
+        ) from error
+    return torch.device(device)
+
+
 def _packaged_folder(model: str, packaged: Packaged) -> Path:
     spec = importlib.util.find_spec(packaged.module)
     source = (
