@@ -105,16 +105,15 @@ def _find_protos(root: Path) -> list[str]:
 
 def _compile(root: Path, names: Iterable[str]) -> tuple[CodeGeneratorRequest, tuple[str, ...]]:
     """What protoc would hand to a plugin, and its warnings."""
-    protos = root / PROTOS
     with tempfile.TemporaryDirectory(prefix="toolkit-generate-") as folder:
         result = Path(folder) / "descriptors"
         command = [
             *(sys.executable, "-P", "-m", "grpc_tools.protoc"),
-            *(f"--proto_path={include}" for include in (protos, INSTALLED)),
+            *(f"--proto_path={include}" for include in (".", INSTALLED)),
             *("--include_imports", "--include_source_info", f"--descriptor_set_out={result}"),
-            *(str(protos / name) for name in names),
+            *names,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, cwd=root / PROTOS, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode:
             raise GenerateError(
                 _in_project(done.stderr, names) or f"protoc ended with {done.returncode} and without a word"
