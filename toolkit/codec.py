@@ -422,7 +422,8 @@ def _nested(cls: type[Any], value: Any) -> Any:
     plan = _plan(cls)
     if type(value) is not cls:
         raise EncodeError(f"expected {cls.__name__}, got {type(value).__name__}")
-    return plan.to_pb(value) if isinstance(plan, _MessagePlan) else plan.pb
+    assert isinstance(plan, _MessagePlan)  # a tensor's field is gathered, never plain
+    return plan.to_pb(value)
 
 
 def _writer(field: FieldDescriptor, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

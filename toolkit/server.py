@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from toolkit import codec
@@ -37,7 +36,7 @@ class Server:
         self._limit = max_message_bytes
         self._dispatcher: Dispatcher | None = None
         self._server = grpc.aio.server(options=_options(max_message_bytes))
-        self._health = health.HealthServicer()
+        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         handlers = {method.name: self._handler(method) for method in contract.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))

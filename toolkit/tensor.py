@@ -205,7 +205,7 @@ def _of_torch(tensor: torch.Tensor, torch: Any) -> Tensor:
 def _share_with_torch(tensor: Tensor, torch: Any) -> torch.Tensor:
     dtype = getattr(torch, tensor.dtype.name.lower())
     if not tensor.nbytes:
-        return torch.empty(tensor.shape, dtype=dtype)  # type: ignore[no-any-return]  # torch is Any here
+        return torch.empty(tensor.shape, dtype=dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")  # said in our docstring
         return torch.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)  # type: ignore[no-any-return]
