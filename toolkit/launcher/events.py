@@ -1,0 +1,171 @@
+"""What can happen to the supervisor. A replica says the first six itself, as JSON lines on its control socket:
+
+    {"event": "described", "contract": "services.scoring.v1.Scoring", "handles": {"gpt2": "services.text.v1.Text"}}
+    {"event": "progress", "phase": "read weights", "done": 3, "total": 10}      total is null where nobody knows it
+    {"event": "waiting", "for": ["gpt2"]}                                        loaded; its handles do not answer yet
+    {"event": "ready", "addresses": ["127.0.0.1:50051", "unix:/…/graph.0.sock"]}
+    {"event": "failed", "message": "one sentence with the cure"}                 then it exits
+    {"event": "draining"}
+
+Nothing travels the other way; when the launcher's end closes, the replica stops at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+MAX_LINE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    replica: str
+    contract: str
+    handles: Mapping[str, str]
+    """Handle → the contract that it expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    replica: str
+    phase: str
+    done: int | float
+    total: int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    replica: str
+    handles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    replica: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    replica: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process is gone, and its whole group with it."""
+
+    replica: str
+    status: int
+    """Exit status; negative is the number of the signal that ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a replica printed."""
+
+    replica: str
+    text: str
+    is_transient: bool = False
+    r"""It ended in `\r`: the next one overwrites it, as a progress bar does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """The launcher itself got a signal."""
+
+    number: int
+
+
+Event = Described | Progress | Waiting | Ready | Failed | Draining | Exited | Output | Signalled
+
+
+def parse_event(replica: str, line: bytes) -> Event:
+    """One line of a control socket. Raises ValueError saying what is wrong with it."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError(f"not JSON: {line[:80]!r}") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"not an object: {line[:80]!r}")
+    match said.get("event"):
+        case "described":
+            return Described(replica, _get(said, "contract", str), _texts_by_name(_get(said, "handles", dict)))
+        case "progress":
+            done = _number(said.get("done", 0))
+            return Progress(replica, _get(said, "phase", str), 0 if done is None else done, _number(said.get("total")))
+        case "waiting":
+            return Waiting(replica, _texts(_get(said, "for", list)))
+        case "ready":
+            return Ready(replica, _texts(_get(said, "addresses", list)))
+        case "failed":
+            return Failed(replica, _get(said, "message", str))
+        case "draining":
+            return Draining(replica)
+    raise ValueError(f"no such event: {line[:80]!r}")
+
+
+class EventReader:
+    """The bytes of a control socket → events. What breaks the protocol fails the replica, once; the rest is not read."""
+
+    def __init__(self, replica: str) -> None:
+        self._replica = replica
+        self._rest = b""
+        self._is_broken = False
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            if not self._is_broken:
+                yield self._read(line)
+        if len(self._rest) > MAX_LINE_BYTES:
+            if not self._is_broken:
+                yield self._read(self._rest)
+            self._rest = b""
+
+    def finish(self) -> Iterator[Event]:
+        """Half a line at the end says nothing."""
+        return iter(())
+
+    def _read(self, line: bytes) -> Event:
+        try:
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
+            return parse_event(self._replica, line)
+        except ValueError as error:
+            self._is_broken = True
+            return Failed(self._replica, f"broke the protocol of its control socket: {error}")
+
+
+T = TypeVar("T")
+
+
+def _get(said: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = said.get(key)
+    if not isinstance(value, kind):
+        raise ValueError(f"{said['event']}.{key} is no {kind.__name__}")
+    return value
+
+
+def _texts(values: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError("a list holds something that is not text")
+    return tuple(values)
+
+
+def _texts_by_name(values: dict[str, Any]) -> dict[str, str]:
+    return dict(zip(values, _texts(list(values.values())), strict=True))
+
+
+def _number(value: Any) -> int | float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("progress counts in numbers")
+    return value

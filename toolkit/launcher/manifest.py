@@ -1,0 +1,335 @@
+"""The graph file: YAML → a frozen `Graph`. Every error at once, each with its line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from toolkit.errors import GraphError
+from toolkit.launcher.document import Document, Key, Problem, read_document
+
+ENTRY_PORT = 50051
+"""Where the entry listens when it says no port."""
+MAX_REPLICAS = 256
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
+_NAME = re.compile(r"[a-z]([a-z0-9_-]{0,38}[a-z0-9])?", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", re.ASCII)
+
+
+def parse_duration(value: object) -> float:
+    """`60s`, `500ms`, `2m`, `1h` → seconds. Raises ValueError."""
+    return _parse_amount(value, _SECONDS, "a duration with its unit, such as 500ms, 60s or 2m")
+
+
+def parse_size(value: object) -> int:
+    """`2GiB`, `512MiB`, `4GB` → bytes. Raises ValueError."""
+    return int(_parse_amount(value, _BYTES, "a size with its unit, such as 512MiB or 2GiB"))
+
+
+def _parse_amount(value: object, units: Mapping[str, float], kind: str) -> float:
+    found = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    if found is None or found[2] not in units or float(found[1]) == 0:
+        raise ValueError(f"must be {kind}, not {_shown(value)}")
+    return float(found[1]) * units[found[2]]
+
+
+def _is_class_path(text: str) -> bool:
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _check(test: Any, expectation: str) -> AfterValidator:
+    def validate(text: str) -> str:
+        if not test(text):
+            raise ValueError(f"must be {expectation}, not {_shown(text)}")
+        return text
+
+    return AfterValidator(validate)
+
+
+_Name = Annotated[str, _check(_NAME.fullmatch, "lower-case letters, digits, - or _, a letter first, 40 at most")]
+_ClassPath = Annotated[str, _check(_is_class_path, 'shaped as "module:Class"')]
+_DeviceName = Annotated[str, _check(_DEVICE.fullmatch, "auto, cpu, cuda or cuda:N")]
+_VariableName = Annotated[str, _check(_VARIABLE.fullmatch, "letters, digits and _, no digit first")]
+_Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
+_Duration = Annotated[float, BeforeValidator(parse_duration)]
+_Size = Annotated[int, BeforeValidator(parse_size)]
+
+_strict = with_config(ConfigDict(strict=True, extra="forbid"))
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What one replica may use."""
+
+    cpus: Annotated[float, Field(gt=0, le=4096)] | None = None
+    """Cores; they set its thread pools. None: an equal share of the machine."""
+    memory: _Size | None = None
+    """Bytes."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """What one replica takes on."""
+
+    timeout: _Duration | None = None
+    """Seconds that a call may take when its caller sets no deadline."""
+    max_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Calls executing at once."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """An entry of `services`: one class, run as some replicas. None: the replica's own default."""
+
+    service: Annotated[_ClassPath, Field(alias="class")]
+    """`module:Class`, imported from the project's folder."""
+    args: Mapping[_Handle, Any] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+    device: _DeviceName = "auto"
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    resources: Resources = Resources()
+    env: Mapping[_VariableName, str] = field(default_factory=dict)
+    """Environment variables; they win over those that placement sets."""
+    traffic: Traffic = Traffic()
+    bind: Mapping[_Handle, _Name] = field(default_factory=dict)
+    """Handle → deployment, where the two names differ."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """TCP port on 127.0.0.1, beside the socket that the other replicas use."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    name: _Name
+    entry: str
+    services: Mapping[_Name, Deployment]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graph:
+    """What a graph file declares. The edges are not here: they live in the classes."""
+
+    path: Path
+    name: str
+    entry: str
+    """The deployment that outsiders call."""
+    services: Mapping[str, Deployment]
+    lines: Mapping[Key, int] = field(default_factory=dict, repr=False)
+
+    def port(self, deployment: str) -> int | None:
+        """Its TCP port: what the file says, and `ENTRY_PORT` for an entry that says nothing."""
+        said = self.services[deployment].port
+        return ENTRY_PORT if said is None and deployment == self.entry else said
+
+    def where(self, *key: str) -> str:
+        """`graph.yaml:7: services.gpt2.device`, the start of a sentence about it."""
+        line = Document(self.path, None, self.lines, ()).line(key)
+        return f"{self.path}:{line}: {'.'.join(key)}"
+
+
+_NOT_YET = {
+    "url": "not supported yet; a deployment is a class of this project",
+    "command": "not supported yet; a deployment is a class of this project",
+    "process": "not supported yet; each replica is a process of its own",
+}
+
+
+def load_graph(path: Path) -> Graph:
+    """Read and check a graph file. Raises GraphError, a line for each problem: `file:line: services.gpt2.device: …`."""
+    document = read_document(path)
+    if not isinstance(document.values, dict):
+        expected = "must be a mapping with the keys name, entry and services"
+        raise GraphError(f"{path}:1: {expected}, not {_shown(document.values)}")
+    file, problems = _validate(document)
+    problems += _cross_check(document)
+    problems += document.problems
+    if problems or file is None:
+        unique = dict.fromkeys(problem.render(path) for problem in sorted(problems, key=lambda each: each.line))
+        raise GraphError("\n".join(unique))
+    return Graph(path=path, name=file.name, entry=file.entry, services=file.services, lines=document.lines)
+
+
+_adapter = TypeAdapter(_File)
+
+
+def _validate(document: Document) -> tuple[_File | None, list[Problem]]:
+    try:
+        return _adapter.validate_json(json.dumps(document.values)), []
+    except ValidationError as invalid:
+        return None, list(_describe(document, cast("list[dict[str, Any]]", invalid.errors(include_url=False))))
+
+
+def _describe(document: Document, errors: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
+    ill_read = {problem.key for problem in document.problems}
+    for error in errors:
+        key: Key = tuple(part for part in error["loc"] if part != "[key]")
+        if key in ill_read or (error["type"] == "missing" and _is_elsewhere(document, key)):
+            continue
+        yield Problem(document.line(key), key, _sentence(error, key))
+
+
+def _is_elsewhere(document: Document, key: Key) -> bool:
+    """A deployment with `url` or `command` needs no class; the sentence about those two is enough."""
+    return key[-1] == "class" and any((*key[:-1], other) in document.lines for other in ("url", "command"))
+
+
+_HINTS = {
+    "class": 'class: "module:Class"',
+    "name": "name: my-graph",
+    "entry": "entry: the deployment that outsiders call",
+    "services": "services: with at least one deployment",
+}
+
+
+def _sentence(error: Mapping[str, Any], key: Key) -> str:
+    shown, context = _shown(error["input"]), error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return f"missing; add {_HINTS[str(key[-1])]}"
+        case "unexpected_keyword_argument":
+            return _unknown_key(key)
+        case "value_error":
+            return str(context["error"])
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}, not {shown}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, not {shown}"
+        case "greater_than":
+            return f"must be more than {context['gt']:g}, not {shown}"
+        case kind if kind in _KINDS:
+            return f"must be {_KINDS[kind]}, not {shown}"
+    return str(error["msg"])
+
+
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
+}
+
+
+def _unknown_key(key: Key) -> str:
+    name = str(key[-1])
+    if len(key) == 3 and name in _NOT_YET:
+        return _NOT_YET[name]
+    known = _known_keys(key)
+    return f"unknown key; {near(name, known) or 'known here: ' + ', '.join(known)}"
+
+
+def _known_keys(key: Key) -> list[str]:
+    if len(key) == 1:
+        return _keys(_File)
+    if len(key) == 3:
+        return _keys(Deployment)
+    return _keys(Resources if key[2] == "resources" else Traffic)
+
+
+def _keys(of: type) -> list[str]:
+    assert is_dataclass(of)
+    return ["class" if each.name == "service" else each.name for each in fields(of)]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'gpt2'?`, or nothing."""
+    found = get_close_matches(name, list(known), n=1)
+    return f"did you mean {found[0]!r}?" if found else ""
+
+
+def _cross_check(document: Document) -> list[Problem]:
+    """What no single key shows. The values may still be of any type here."""
+    values = document.values
+    services = _as(dict, values.get("services"))
+    if services is None:
+        return []
+    if not services:
+        return [Problem(document.line(("services",)), ("services",), "empty; a graph needs at least one deployment")]
+    entry = values.get("entry")
+    found = list(_check_ports(document, services, entry))
+    if isinstance(entry, str) and entry not in services:
+        found.append(Problem(document.line(("entry",)), ("entry",), _no_deployment(entry, services)))
+    for name, service in services.items():
+        found += _check_bind(document, services, name, _as(dict, _get(service, "bind")) or {})
+        found += _check_env(document, name, _as(dict, _get(service, "env")) or {})
+    return found
+
+
+def _check_ports(document: Document, services: Mapping[str, Any], entry: Any) -> Iterator[Problem]:
+    taken: dict[int, str] = {}
+    for name, service in services.items():
+        port = _get(service, "port")
+        key: Key = ("services", name, "port")
+        if port is None and name == entry:
+            port = ENTRY_PORT
+        if type(port) is not int:
+            continue
+        if port in taken:
+            yield Problem(document.line(key), key, f"{port} is the port of {taken[port]!r} already")
+        taken.setdefault(port, name)
+        replicas = _get(service, "replicas")
+        if type(replicas) is int and replicas > 1:
+            yield Problem(
+                document.line(("services", name, "replicas")),
+                ("services", name, "replicas"),
+                f"must be 1, not {replicas}: port {port} takes one process; put a deployment of one replica before it",
+            )
+
+
+def _check_bind(document: Document, services: Mapping[str, Any], name: str, bind: Mapping[str, Any]) -> list[Problem]:
+    found = []
+    for handle, target in bind.items():
+        if isinstance(target, str) and target not in services:
+            key: Key = ("services", name, "bind", handle)
+            found.append(Problem(document.line(key), key, _no_deployment(target, services)))
+    return found
+
+
+def _check_env(document: Document, name: str, env: Mapping[str, Any]) -> Iterator[Problem]:
+    for variable in env:
+        if variable.startswith("TOOLKIT_"):
+            key: Key = ("services", name, "env", variable)
+            yield Problem(document.line(key), key, "the launcher's own, as all TOOLKIT_ variables; use the file's keys")
+
+
+def _no_deployment(name: str, services: Mapping[str, Any]) -> str:
+    return f"no deployment is named {name!r}; {near(name, services) or 'there are ' + ', '.join(services)}"
+
+
+T = TypeVar("T")
+
+
+def _as(kind: type[T], value: Any) -> T | None:
+    return value if isinstance(value, kind) else None
+
+
+def _get(service: Any, key: str) -> Any:
+    return service.get(key) if isinstance(service, dict) else None
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 48 else text[:47] + "…"

@@ -1,0 +1,75 @@
+"""`toolkit up`: graph file → plan → processes. Here the real clock, processes and terminal are handed to the supervisor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from toolkit.launcher.addresses import LOOPBACK, choose_addresses, pick_port_where_needed, runtime_folder
+from toolkit.launcher.devices import find_machine
+from toolkit.launcher.folder import project_folder
+from toolkit.launcher.live import LiveView
+from toolkit.launcher.manifest import Graph, load_graph
+from toolkit.launcher.output import PlainView, View, is_terminal, wants_colour
+from toolkit.launcher.placement import Placed, describe, place
+from toolkit.launcher.processes import COMMAND, Processes
+from toolkit.launcher.supervisor import Launch, Limits, Supervisor
+from toolkit.spec import ReplicaSpec
+
+
+def up(
+    path: Path, limits: Limits, *, stream: TextIO, environ: Mapping[str, str], command: Sequence[str] = COMMAND
+) -> int:
+    """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
+    graph = load_graph(path)
+    placed = place(graph, find_machine(environ))
+    with (
+        runtime_folder(environ) as folder,
+        Processes(project_folder(path), command=command, environ=environ) as processes,
+    ):
+        launches = plan_launches(graph, placed, folder, limits)
+        view = _make_view(placed, stream, environ)
+        supervisor = Supervisor(graph, launches, limits=limits, processes=processes, view=view, clock=time.monotonic)
+        try:
+            return supervisor.run()
+        finally:
+            view.settle()
+
+
+def plan_launches(graph: Graph, placed: Sequence[Placed], folder: Path, limits: Limits) -> list[Launch]:
+    """The replicas' specifications: every address is known before the first process starts."""
+    addresses = choose_addresses(placed, folder, pick_port=pick_port_where_needed())
+    return [Launch(name=each.name, spec=_specify(graph, each, addresses, limits), env=each.env) for each in placed]
+
+
+def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ...]], limits: Limits) -> ReplicaSpec:
+    deployment = graph.services[placed.deployment]
+    port = graph.port(placed.deployment)
+    said: dict[str, Any] = {
+        "timeout": deployment.traffic.timeout,
+        "max_concurrency": deployment.traffic.max_concurrency,
+    }
+    return ReplicaSpec(
+        service=deployment.service,
+        deployment=placed.deployment,
+        replica=placed.index,
+        listen=(addresses[placed.deployment][placed.index], *([f"{LOOPBACK}:{port}"] if port else [])),
+        args=deployment.args,
+        device=placed.device,
+        addresses=addresses,
+        bind=deployment.bind,
+        start_timeout=limits.start_timeout,
+        drain_timeout=limits.drain_timeout,
+        **{option: value for option, value in said.items() if value is not None},
+    )
+
+
+def _make_view(placed: Sequence[Placed], stream: TextIO, environ: Mapping[str, str]) -> View:
+    names = [each.name for each in placed]
+    kind = LiveView if is_terminal(stream, environ) else PlainView
+    plan = PlainView(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)
+    for each in placed:
+        plan.line(each.name, describe(each))
+    return kind(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)
