@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from toolkit.context import Context, ambient
@@ -40,7 +40,7 @@ class Dispatcher:
         self._check_reply(method, reply)
         return reply
 
-    async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncIterator[Any]:
+    async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncGenerator[Any, None]:
         """Answer a method with a stream of replies. Closing the stream closes the handler's."""
         limit = self._enter(context)
         replies: Any = None

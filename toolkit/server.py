@@ -6,6 +6,7 @@ It listens before the service is ready, so that a wrong address fails at once an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
@@ -104,8 +105,9 @@ class Server:
         async def handle(data: Any, call: Any) -> AsyncIterator[bytes]:
             context = _context(method, call)
             try:
-                async for reply in self._ready().stream(method, self._decoded(method, data), context):
-                    yield self._encoded(reply)
+                async with aclosing(self._ready().stream(method, self._decoded(method, data), context)) as replies:
+                    async for reply in replies:
+                        yield self._encoded(reply)
             except ServiceError as error:
                 _fail(call, error)
             finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from math import floor, log10
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -139,7 +140,14 @@ def _options(limit: int) -> list[tuple[str, Any]]:
 
 
 def _timeout(call: Call) -> float | None:
-    return None if call.deadline is None else max(call.deadline.remaining(), 0.0)
+    """Seconds for gRPC, cut to three digits: its header rounds up to that, and the other side must not get more than is
+    left here.
+    """
+    if call.deadline is None:
+        return None
+    left = max(call.deadline.remaining(), 0.001)
+    digit = 10.0 ** (floor(log10(left)) - 2)
+    return floor(left / digit) * digit
 
 
 def _decode(cls: type[Reply], data: bytes) -> Reply:

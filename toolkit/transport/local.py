@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
 from toolkit import codec
@@ -60,8 +61,9 @@ class LocalTransport:
     ) -> AsyncIterator[Reply]:
         feed = Feed(requests, self._hand_over)
         try:
-            async for reply in self._stream(method, feed, call):
-                yield reply
+            async with aclosing(self._stream(method, feed, call)) as replies:
+                async for reply in replies:
+                    yield reply
         except asyncio.CancelledError:
             feed.raise_failure()
             raise
@@ -76,7 +78,7 @@ class LocalTransport:
         reply = await self._dispatcher.reply(method, request, _context(method, call))
         return self._sent_back(reply)  # type: ignore[no-any-return]  # the same type comes back
 
-    async def _stream(self, method: Method[Request, Reply], request: Any, call: Call) -> AsyncIterator[Reply]:
+    async def _stream(self, method: Method[Request, Reply], request: Any, call: Call) -> AsyncGenerator[Reply, None]:
         queue: asyncio.Queue[Any] = asyncio.Queue(BUFFERED_REPLIES)
         task = self._start(self._pump(method, request, call, queue))
         try:
@@ -90,8 +92,9 @@ class LocalTransport:
     async def _pump(self, method: Method[Request, Reply], request: Any, call: Call, queue: asyncio.Queue[Any]) -> None:
         """Move replies to the queue; its last item says how the stream ended."""
         try:
-            async for reply in self._dispatcher.stream(method, request, _context(method, call)):
-                await queue.put(self._sent_back(reply))
+            async with aclosing(self._dispatcher.stream(method, request, _context(method, call))) as replies:
+                async for reply in replies:
+                    await queue.put(self._sent_back(reply))
             await queue.put(_END)
         except (ServiceError, asyncio.CancelledError) as error:
             await queue.put(error)

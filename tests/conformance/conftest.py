@@ -1,0 +1,53 @@
+"""Every test in this folder runs once per transport: what it states holds wherever a handle leads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.echo.v1.echo_toolkit import EchoClient
+from toolkit.dispatch import Dispatcher
+from toolkit.server import Server
+from toolkit.service import Service
+from toolkit.transport.grpc import GrpcTransport
+from toolkit.transport.local import LocalTransport
+
+MIB = 1 << 20
+Serve = Callable[..., AbstractAsyncContextManager[EchoClient]]
+
+
+@asynccontextmanager
+async def over_local(service: Service, *, timeout: float = 30, strict: bool = False) -> AsyncIterator[EchoClient]:
+    transport = LocalTransport(Dispatcher(service, timeout=timeout), strict=strict)
+    yield EchoClient(transport, "echo")
+    await transport.close()
+
+
+@asynccontextmanager
+async def over_strict(service: Service, **options: Any) -> AsyncIterator[EchoClient]:
+    async with over_local(service, strict=True, **options) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_grpc(service: Service, *, timeout: float = 30) -> AsyncIterator[EchoClient]:
+    server = Server(service.__contract__, max_message_bytes=MIB)
+    (address,) = await server.listen(("127.0.0.1:0",))
+    await server.open(Dispatcher(service, timeout=timeout))
+    transport = GrpcTransport((address,), max_message_bytes=MIB)
+    yield EchoClient(transport, "echo")
+    await transport.close()
+    await server.drain(1)
+
+
+TRANSPORTS = {"local": over_local, "strict": over_strict, "grpc": over_grpc}
+
+
+@pytest.fixture(params=TRANSPORTS)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """`async with serve(service) as client`: the service over the transport under test."""
+    chosen: Serve = TRANSPORTS[request.param]
+    return chosen
