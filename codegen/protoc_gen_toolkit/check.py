@@ -44,7 +44,7 @@ def _module_clashes(files: Iterable[File]) -> Iterator[Problem]:
         module = names.module(file.path)
         other = seen.setdefault(module, file.path)
         if other != file.path:
-            yield Problem(file.path, Position(), f"{other} becomes the module {module} too; rename one of the two")
+            yield Problem(file.path, Position(), f"{other} becomes the module {module} too; rename one of them")
 
 
 def _underscores(file: File) -> Iterator[tuple[Position, str]]:
@@ -81,7 +81,7 @@ def _clashes(file: File) -> Iterator[tuple[Position, str]]:
             if other != f"service {service.name}":
                 yield (
                     service.position,
-                    f"service {service.name} becomes a class {name}, and so does {other}; rename one of the two",
+                    f"service {service.name} becomes a class {name}, and so does {other}; rename one of them",
                 )
         yield from _method_clashes(service)
 
@@ -99,5 +99,5 @@ def _method_clashes(service: Service) -> Iterator[tuple[Position, str]]:
         if other != method.name:
             yield (
                 method.position,
-                f"methods {other} and {method.name} are both `{name}` in Python; rename one of the two",
+                f"methods {other} and {method.name} are both `{name}` in Python; rename one of them",
             )
