@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, cast
+from typing import Any
 
 PREFIX = "TOOLKIT_"
 MIB = 1 << 20
@@ -45,7 +45,8 @@ class ReplicaSpec:
     reflection: bool = False
     """Serve gRPC reflection, so that tools can list and call the methods."""
     control_fd: int | None = None
-    """An inherited socket to the launcher: events go out as JSON lines (see `toolkit.launcher.events`); when it closes, the replica stops."""
+    """An inherited socket to the launcher. Events go out as JSON lines (see toolkit/launcher/events.py); when the launcher
+    closes it, the replica stops."""
 
     def to_environ(self) -> dict[str, str]:
         """The variables that `from_environ` reads back; defaults are left out."""
@@ -58,31 +59,63 @@ class ReplicaSpec:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> ReplicaSpec:
-        """Read the variables of `to_environ`. Raises ValueError naming the variable that cannot be read."""
+        """Read the variables of `to_environ`. Raises ValueError naming the variable that is missing or cannot be read."""
+        if PREFIX + "SERVICE" not in environ:
+            raise ValueError(f"{PREFIX}SERVICE: missing; name the service: package.module:Class")
         found: dict[str, Any] = {}
         for option in fields(cls):
             name = PREFIX + option.name.upper()
             if name in environ:
-                found[option.name] = _parse(option.name, name, environ[name])
+                found[option.name] = _read(str(option.type), name, environ[name])
         return cls(**found)
-
-
-_TEXT = frozenset({"service", "deployment", "device"})
 
 
 def _default(option: Field[Any]) -> Any:
     return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
-def _parse(option: str, name: str, text: str) -> Any:
-    if option in _TEXT:
+def _read(kind: str, name: str, text: str) -> Any:
+    """The value of a field whose annotation is `kind`."""
+    if kind == "str":
         return text
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not JSON: {error}") from None
-    if option == "listen":
-        return tuple(cast("list[str]", value))
-    if option == "addresses":
-        return {key: tuple(each) for key, each in cast("dict[str, list[str]]", value).items()}
+    fits, convert = _KINDS[kind]
+    if not fits(value):
+        raise ValueError(f"{name}: {text[:80]!r} is no {kind}")
+    return convert(value)
+
+
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    """Exactly one of these: JSON's true is no number."""
+    return lambda value: type(value) in kinds
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_mapping_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def _as_is(value: Any) -> Any:
     return value
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "int": (_is(int), _as_is),
+    "int | None": (_is(int, type(None)), _as_is),
+    "float": (_is(int, float), float),
+    "bool": (_is(bool), _as_is),
+    "tuple[str, ...]": (_is_list, tuple),
+    "Mapping[str, Any]": (_is(dict), _as_is),
+    "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),
+    "Mapping[str, tuple[str, ...]]": (
+        _is_mapping_of(_is_list),
+        lambda value: {key: tuple(each) for key, each in value.items()},
+    ),
+}
+"""Annotation of a field → whether a JSON value fits it, and how it becomes the field's value."""

@@ -62,6 +62,7 @@ _Name = Annotated[str, _check(_NAME.fullmatch, "lower-case letters, digits, - or
 _ClassPath = Annotated[str, _check(_is_class_path, 'shaped as "module:Class"')]
 _DeviceName = Annotated[str, _check(_DEVICE.fullmatch, "auto, cpu, cuda or cuda:N")]
 _VariableName = Annotated[str, _check(_VARIABLE.fullmatch, "letters, digits and _, no digit first")]
+_Argument = Annotated[str, _check(str.isidentifier, "the name of an argument, as in the class")]
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
 _Duration = Annotated[float, BeforeValidator(parse_duration)]
 _Size = Annotated[int, BeforeValidator(parse_size)]
@@ -98,7 +99,7 @@ class Deployment:
 
     service: Annotated[_ClassPath, Field(alias="class")]
     """`module:Class`, imported from the project's folder."""
-    args: Mapping[_Handle, Any] = field(default_factory=dict)
+    args: Mapping[_Argument, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
     device: _DeviceName = "auto"
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
@@ -284,7 +285,7 @@ def _check_ports(document: Document, services: Mapping[str, Any], entry: Any) ->
             yield Problem(document.line(key), key, f"{port} is the port of {taken[port]!r} already")
         taken.setdefault(port, name)
         replicas = _get(service, "replicas")
-        if type(replicas) is int and replicas > 1:
+        if type(replicas) is int and 1 < replicas <= MAX_REPLICAS:
             yield Problem(
                 document.line(("services", name, "replicas")),
                 ("services", name, "replicas"),

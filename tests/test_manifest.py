@@ -1,0 +1,405 @@
+"""The graph file, its edges and its placement: all pure, all errors at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import GraphError, PlacementError
+from toolkit.launcher.devices import Machine, parse_cpu_max, parse_gpu_list, visible_gpus
+from toolkit.launcher.edges import Description, find_cycles, find_edges, find_problems, find_tiers
+from toolkit.launcher.manifest import Graph, load_graph, parse_duration, parse_size
+from toolkit.launcher.placement import describe, place
+
+GOOD = """\
+name: inference-graph
+entry: graph
+services:
+  gpt2:       {class: "services.text_generation.service:TextGeneration", args: {model: smollm2-135m}, replicas: 2}
+  distilgpt2: {class: "services.text_generation.service:TextGeneration", args: {temperature: 0.9}, device: cpu}
+  classifier: {class: "services.scoring.service:Scoring", resources: {cpus: 1, memory: 2GiB}, env: {A: "false"}}
+  graph:
+    class: services.inference_graph.service:InferenceGraph
+    traffic: {timeout: 500ms, max_concurrency: 32}
+    bind: {writer: gpt2}
+    port: 50052
+"""
+
+
+def load(tmp_path: Path, text: str | bytes) -> Graph:
+    file = tmp_path / "graph.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_graph(file)
+
+
+def problems(tmp_path: Path, text: str | bytes) -> list[str]:
+    with pytest.raises(GraphError) as caught:
+        load(tmp_path, text)
+    return [line.removeprefix(f"{tmp_path}/") for line in str(caught.value).splitlines()]
+
+
+def one(deployment: str) -> str:
+    """A graph file whose only deployment is written on line 4."""
+    return f"name: g\nentry: a\nservices:\n  a: {deployment}\n"
+
+
+def test_a_good_file_becomes_a_graph(tmp_path: Path) -> None:
+    graph = load(tmp_path, GOOD)
+    assert (graph.name, graph.entry, list(graph.services)) == (
+        "inference-graph",
+        "graph",
+        ["gpt2", "distilgpt2", "classifier", "graph"],
+    )
+    gpt2, classifier, entry = (graph.services[name] for name in ("gpt2", "classifier", "graph"))
+    assert (gpt2.args, gpt2.device, gpt2.replicas, gpt2.port) == ({"model": "smollm2-135m"}, "auto", 2, None)
+    assert (classifier.resources.cpus, classifier.resources.memory, classifier.env) == (1.0, 2 << 30, {"A": "false"})
+    assert (entry.traffic.timeout, entry.traffic.max_concurrency, entry.bind) == (0.5, 32, {"writer": "gpt2"})
+    assert (graph.port("graph"), graph.port("gpt2")) == (50052, None)
+    assert graph.where("services", "graph", "port") == f"{tmp_path}/graph.yaml:11: services.graph.port"
+
+
+def test_an_entry_without_a_port_gets_the_usual_one(tmp_path: Path) -> None:
+    assert load(tmp_path, one('{class: "m:C"}')).port("a") == 50051
+
+
+def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    args = load(tmp_path, one('{class: "m:C", args: {a: no, b: 1:30, c: 2020-01-01, d: 0x10, e: true, f: ~, g: 1e3}}'))
+    assert args.services["a"].args == {
+        "a": "no",
+        "b": "1:30",
+        "c": "2020-01-01",
+        "d": 16,
+        "e": True,
+        "f": None,
+        "g": 1e3,
+    }
+
+
+def test_anchors_and_merges_work(tmp_path: Path) -> None:
+    text = 'name: g\nentry: a\nservices:\n  a: &a {class: "m:C", device: cpu}\n  b: {<<: *a, device: auto, args: {x: *a}}\n'
+    graph = load(tmp_path, text)
+    assert graph.services["b"].service == "m:C"
+    assert graph.services["b"].device == "auto"
+    assert graph.services["b"].args == {"x": {"class": "m:C", "device": "cpu"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60s", 60.0), ("500ms", 0.5), ("2m", 120.0), ("1h", 3600.0), ("1.5s", 1.5)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["60", "", "s", "-1s", "0s", "1d", "1e3s", "٣s", 60, None, "9" * 400 + "s"])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2 << 30), ("512MiB", 512 << 20), ("1.5KiB", 1536), ("4GB", 4 * 10**9)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("deployment", "expected"),
+    [
+        ('{class: "m:C", devcie: cpu}', "4: services.a.devcie: unknown key; did you mean 'device'?"),
+        ('{class: "m:C", zzz: 1}', "4: services.a.zzz: unknown key; known here: class, args, device"),
+        ('{class: "m:C", traffic: {timout: 1s}}', "4: services.a.traffic.timout: unknown key; did you mean 'timeout'?"),
+        ('{class: "m:C", replicas: "2"}', '4: services.a.replicas: must be a whole number, not "2"'),
+        ('{class: "m:C", replicas: 1.5}', "4: services.a.replicas: must be a whole number, not 1.5"),
+        ('{class: "m:C", replicas: true}', "4: services.a.replicas: must be a whole number, not true"),
+        ('{class: "m:C", replicas: 0}', "4: services.a.replicas: must be at least 1, not 0"),
+        ('{class: "m:C", replicas: 100000}', "4: services.a.replicas: must be at most 256, not 100000"),
+        ('{class: "m:C", replicas: 2}', "4: services.a.replicas: must be 1, not 2: port 50051 takes one process"),
+        ("{device: cpu}", '4: services.a.class: missing; add class: "module:Class"'),
+        ("{class: m.C}", '4: services.a.class: must be shaped as "module:Class", not "m.C"'),
+        ('{class: "m/n:C"}', "4: services.a.class: must be shaped as"),
+        ('{class: "m:C.D"}', "4: services.a.class: must be shaped as"),
+        ('{class: "m:C", device: gpu}', '4: services.a.device: must be auto, cpu, cuda or cuda:N, not "gpu"'),
+        ('{class: "m:C", device: "cuda:01"}', "4: services.a.device: must be auto, cpu, cuda or cuda:N"),
+        ('{class: "m:C", port: 0}', "4: services.a.port: must be at least 1, not 0"),
+        ('{class: "m:C", port: 70000}', "4: services.a.port: must be at most 65535, not 70000"),
+        ('{class: "m:C", traffic: {timeout: 60}}', "4: services.a.traffic.timeout: must be a duration with its unit"),
+        ('{class: "m:C", resources: {memory: 2}}', "4: services.a.resources.memory: must be a size with its unit"),
+        ('{class: "m:C", resources: {cpus: 0}}', "4: services.a.resources.cpus: must be more than 0, not 0"),
+        ('{class: "m:C", resources: {cpus: .inf}}', "4: services.a.resources.cpus: not a finite number: '.inf'"),
+        ('{class: "m:C", env: {A: 1}}', "4: services.a.env.A: must be text, not 1"),
+        ('{class: "m:C", env: {A-B: "1"}}', "4: services.a.env.A-B: must be letters, digits and _"),
+        ('{class: "m:C", env: {TOOLKIT_X: "1"}}', "4: services.a.env.TOOLKIT_X: the launcher's own"),
+        ('{class: "m:C", env: {A: "\\0"}}', "4: services.a.env.A: has a character that no text can carry"),
+        ('{class: "m:C", env: {A: "\\ud800"}}', "4: services.a.env.A: has a character that no text can carry"),
+        ('{class: "m:C", args: [1]}', "4: services.a.args: must be a mapping, not a list"),
+        ('{class: "m:C", args: {a-b: 1}}', "4: services.a.args.a-b: must be the name of an argument"),
+        ('{class: "m:C", args: {1: 1}}', "4: services.a.args: a key must be text; quote it: '1'"),
+        ('{class: "m:C", args: {x: 1, x: 2}}', "4: services.a.args.x: written twice; the first is on line 4"),
+        ('{class: "m:C", args: {x: !!python/name:os.system a}}', "4: services.a.args.x: the tag"),
+        ('{class: "m:C", args: !custom {x: 1}}', "4: services.a.args: the tag '!custom' is not accepted"),
+        ('{class: "m:C", args: {x: ' + "9" * 5000 + "}}", "4: services.a.args.x: too large a number"),
+        ('{class: "m:C", bind: {x: b}}', "4: services.a.bind.x: no deployment is named 'b'; there are a"),
+        ("{url: dns:///x:1}", "4: services.a.url: not supported yet; a deployment is a class of this project"),
+        ("{command: [./tagger]}", "4: services.a.command: not supported yet"),
+        (
+            '{class: "m:C", process: p}',
+            "4: services.a.process: not supported yet; each replica is a process of its own",
+        ),
+        ("7", "4: services.a: must be a mapping, not 7"),
+        ("", "4: services.a: must be a mapping, not nothing"),
+    ],
+)
+def test_a_wrong_deployment_is_one_line(tmp_path: Path, deployment: str, expected: str) -> None:
+    found = problems(tmp_path, one(deployment))
+    assert len(found) == 1
+    assert found[0].startswith(f"graph.yaml:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "graph.yaml:1: must be a mapping with the keys name, entry and services, not nothing"),
+        ("- a\n", "graph.yaml:1: must be a mapping with the keys name, entry and services, not a list"),
+        ("name: [\n", "graph.yaml:2:1: not YAML: expected the node content"),
+        ("name: g\n entry: b\n", "graph.yaml:2:7: not YAML: mapping values are not allowed here"),
+        ("name: *x\n", "graph.yaml:1:7: not YAML: found undefined alias 'x'"),
+        ("a: 1\n---\nb: 2\n", "graph.yaml:2:1: not YAML: but found another document"),
+        (b"name: \xff\n", "graph.yaml:1: not UTF-8 text"),
+        ("name: \x07\n", "graph.yaml: not YAML: unacceptable character"),
+        ("[" * 100_000, "graph.yaml: nested too deeply"),
+        ("x: " * 3 + "[" * 40 + "]" * 40, "graph.yaml:1:5: not YAML: mapping values are not allowed here"),
+        ("x: " + "[" * 40 + "]" * 40, "graph.yaml: nested more than 32 levels deep"),
+        ("x: &x [*x]", "graph.yaml: nested more than 32 levels deep"),
+        ("#" * 300_000, "graph.yaml: larger than 256 KiB"),
+        ("name: g\nentry: a\nservices: {}\n", "graph.yaml:3: services: empty; a graph needs at least one deployment"),
+        ("name: g\nentry: a\nservices: [a]\n", "graph.yaml:3: services: must be a mapping, not a list"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    found = problems(tmp_path, text)
+    assert len(found) == 1
+    assert found[0].startswith(expected)
+
+
+def test_a_few_lines_cannot_unfold_into_gigabytes(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+    assert problems(tmp_path, bomb) == ["graph.yaml: more than 20000 values, anchors followed"]
+
+
+def test_merges_cannot_unfold_either(tmp_path: Path) -> None:
+    bomb = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10)
+    )
+    assert problems(tmp_path, bomb) == ["graph.yaml: too many << merges"]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="no such file"):
+        load_graph(tmp_path / "graph.yaml")
+
+
+def test_a_folder_is_no_graph_file(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="cannot be read: Is a directory"):
+        load_graph(tmp_path)
+
+
+def test_every_problem_comes_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+name: Inference Graph
+entry: grap
+services:
+  gpt2: {clas: "m:C"}
+  graph: {class: "m:C", port: 5, bind: {x: gpt3}}
+  Bad-: {class: "m:C", port: 5}
+"""
+    assert problems(tmp_path, text) == [
+        'graph.yaml:1: name: must be lower-case letters, digits, - or _, a letter first, 40 at most, not "Inference Graph"',
+        "graph.yaml:2: entry: no deployment is named 'grap'; did you mean 'graph'?",
+        'graph.yaml:4: services.gpt2.class: missing; add class: "module:Class"',
+        "graph.yaml:4: services.gpt2.clas: unknown key; did you mean 'class'?",
+        "graph.yaml:5: services.graph.bind.x: no deployment is named 'gpt3'; did you mean 'gpt2'?",
+        'graph.yaml:6: services.Bad-: must be lower-case letters, digits, - or _, a letter first, 40 at most, not "Bad-"',
+        "graph.yaml:6: services.Bad-.port: 5 is the port of 'graph' already",
+    ]
+
+
+TEXT, SCORE, GRAPH = "text.v1.Text", "score.v1.Score", "graph.v1.Graph"
+FITTING = {
+    "gpt2": Description(TEXT, {}),
+    "distilgpt2": Description(TEXT, {}),
+    "classifier": Description(SCORE, {}),
+    "graph": Description(GRAPH, {"writer": TEXT, "distilgpt2": TEXT, "classifier": SCORE}),
+}
+
+
+def test_edges_that_fit_are_no_problem(tmp_path: Path) -> None:
+    graph = load(tmp_path, GOOD)
+    assert find_problems(graph, FITTING) == []
+    assert find_edges(graph, FITTING)["graph"] == ("gpt2", "distilgpt2", "classifier")
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "expected"),
+    [
+        (
+            "graph",
+            Description(GRAPH, {"writer": TEXT, "clasifier": SCORE}),
+            (
+                "7: services.graph: services.inference_graph.service:InferenceGraph has the handle 'clasifier' and no deployment "
+                "is named so; bind it to one that serves score.v1.Score: bind: {clasifier: classifier}"
+            ),
+        ),
+        (
+            "graph",
+            Description(GRAPH, {"writer": TEXT, "gpt3": "other.v1.Other"}),
+            (
+                "7: services.graph: services.inference_graph.service:InferenceGraph has the handle 'gpt3' and no deployment "
+                "is named so; add a deployment that serves other.v1.Other (did you mean 'gpt2'?)"
+            ),
+        ),
+        (
+            "graph",
+            Description(GRAPH, {"writer": TEXT, "classifier": TEXT}),
+            (
+                "7: services.graph: the handle 'classifier' expects text.v1.Text and the deployment 'classifier' serves "
+                "score.v1.Score; bind it to one that serves text.v1.Text: bind: {classifier: gpt2}"
+            ),
+        ),
+        (
+            "graph",
+            Description(GRAPH, {"writers": TEXT, "gpt2": TEXT}),
+            (
+                "10: services.graph.bind.writer: services.inference_graph.service:InferenceGraph has no such handle; "
+                "did you mean 'writers'?"
+            ),
+        ),
+        (
+            "classifier",
+            Description(SCORE, {"graph": GRAPH}),
+            (
+                "6: services.classifier: a cycle of handles: classifier → graph → classifier; a graph has none, "
+                "so take one handle out"
+            ),
+        ),
+        (
+            "gpt2",
+            Description(TEXT, {"gpt2": TEXT}),
+            "4: services.gpt2: a cycle of handles: gpt2 → gpt2; a graph has none, so take one handle out",
+        ),
+    ],
+)
+def test_an_edge_that_cannot_work_names_its_line_and_the_cure(
+    tmp_path: Path, name: str, description: Description, expected: str
+) -> None:
+    graph = load(tmp_path, GOOD)
+    found = [
+        line.removeprefix(f"{tmp_path}/graph.yaml:") for line in find_problems(graph, FITTING | {name: description})
+    ]
+    assert expected in found
+
+
+def test_each_knot_is_told_once() -> None:
+    edges = {"a": ("b",), "b": ("c",), "c": ("a", "d"), "d": ("e",), "e": ("d",), "f": ("a",)}
+    assert find_cycles(edges) == [("a", "b", "c"), ("d", "e")]
+
+
+def test_callers_stand_before_callees() -> None:
+    edges = {"leaf": (), "top": ("middle", "leaf"), "middle": ("leaf",), "alone": ()}
+    assert find_tiers(edges) == [("top", "alone"), ("middle",), ("leaf",)]
+
+
+def test_a_cycle_has_a_tier_too() -> None:
+    assert find_tiers({"top": ("a",), "a": ("b",), "b": ("a",)}) == [("top",), ("a", "b")]
+
+
+def test_auto_deals_gpus_in_turn_and_cpu_stays(tmp_path: Path) -> None:
+    placed = place(load(tmp_path, GOOD), Machine(8, ("GPU-a", "GPU-b")))
+    assert [(each.name, each.device, each.gpu) for each in placed] == [
+        ("gpt2.0", "cuda:0", "GPU-a"),
+        ("gpt2.1", "cuda:0", "GPU-b"),
+        ("distilgpt2", "cpu", None),
+        ("classifier", "cuda:0", "GPU-a"),
+        ("graph", "cuda:0", "GPU-b"),
+    ]
+    assert placed[1].env["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert placed[2].env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_without_gpus_auto_is_the_cpu(tmp_path: Path) -> None:
+    placed = place(load(tmp_path, GOOD), Machine(2))
+    assert {each.device for each in placed} == {"cpu"}
+    assert {each.env["CUDA_VISIBLE_DEVICES"] for each in placed} == {""}
+
+
+def test_threads_are_a_share_of_the_cores_or_what_the_file_says(tmp_path: Path) -> None:
+    graph = load(tmp_path, one('{class: "m:C", resources: {cpus: 3}}') + '  b: {class: "m:C", replicas: 3}\n')
+    first, second, *_ = place(graph, Machine(8))
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        assert (first.env[variable], second.env[variable]) == ("3", "2")
+    assert place(graph, Machine(1))[1].env["OMP_NUM_THREADS"] == "1"
+    assert place(graph, Machine(2))[0].env["OMP_NUM_THREADS"] == "2"
+
+
+def test_the_files_env_wins_and_every_variable_has_its_reason(tmp_path: Path) -> None:
+    graph = load(tmp_path, one('{class: "m:C", env: {OMP_NUM_THREADS: "7", MINE: "x y"}}'))
+    (placed,) = place(graph, Machine(4))
+    assert placed.env["OMP_NUM_THREADS"] == "7"
+    said = describe(placed)
+    assert all(f"{variable}=" in said for variable in placed.env)
+    assert "OMP_NUM_THREADS=7 MINE='x y' (env of the graph file)" in said
+    assert "MKL_NUM_THREADS=4" in said
+    assert "its share of 4 cores" in said
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [
+        ("cuda", (), "cuda asks for an NVIDIA GPU and this machine shows none; say auto or cpu"),
+        ("cuda:1", ("GPU-a",), "cuda:1 is not on this machine, which has cuda:0 alone"),
+        ("cuda:2", ("GPU-a", "GPU-b"), "cuda:2 is not on this machine, which has cuda:0 to cuda:1"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, device: str, gpus: tuple[str, ...], expected: str) -> None:
+    graph = load(tmp_path, one(f'{{class: "m:C", device: "{device}"}}'))
+    with pytest.raises(PlacementError) as caught:
+        place(graph, Machine(2, gpus))
+    assert str(caught.value).startswith(f"{tmp_path}/graph.yaml:4: services.a.device: {expected}")
+
+
+def test_a_named_gpu_is_given(tmp_path: Path) -> None:
+    (placed,) = place(load(tmp_path, one('{class: "m:C", device: "cuda:1"}')), Machine(2, ("GPU-a", "GPU-b")))
+    assert (placed.device, placed.gpu) == ("cuda:0", "GPU-b")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (None, ("GPU-a1", "GPU-b2")),
+        ("", ()),
+        ("1", ("GPU-b2",)),
+        ("1,0", ("GPU-b2", "GPU-a1")),
+        ("GPU-b", ("GPU-b2",)),
+        ("0,7,1", ("GPU-a1",)),
+        ("-1", ()),
+        ("GPU-", ()),
+        ("0,0", ("GPU-a1",)),
+    ],
+)
+def test_gpus_hidden_from_the_launcher_stay_hidden(wanted: str | None, expected: tuple[str, ...]) -> None:
+    assert visible_gpus(("GPU-a1", "GPU-b2"), wanted) == expected
+
+
+def test_a_gpu_cut_into_mig_devices_counts_as_these() -> None:
+    listed = """\
+GPU 0: NVIDIA H200 (UUID: GPU-11111111-2222)
+  MIG 1g.18gb     Device  0: (UUID: MIG-aaaa)
+  MIG 1g.18gb     Device  1: (UUID: MIG-bbbb)
+GPU 1: NVIDIA H200 (UUID: GPU-33333333-4444)
+"""
+    assert parse_gpu_list(listed) == ("MIG-aaaa", "MIG-bbbb", "GPU-33333333-4444")
+
+
+def test_a_containers_quota_counts() -> None:
+    assert (parse_cpu_max("150000 100000\n"), parse_cpu_max("max 100000\n")) == (1.5, None)

@@ -1,0 +1,65 @@
+"""The specification of a replica survives its way through the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolkit.spec import ReplicaSpec
+
+FULL = ReplicaSpec(
+    service="services.scoring.service:Scoring",
+    deployment="classifier",
+    replica=2,
+    listen=("unix:/tmp/x/classifier.2.sock", "127.0.0.1:50051"),
+    args={"model": "m", "temperature": 0.9, "labels": ["ja", "né\n"], "none": None},
+    device="cuda:0",
+    addresses={"gpt2": ("unix:/tmp/x/gpt2.0.sock", "unix:/tmp/x/gpt2.1.sock")},
+    bind={"writer": "gpt2"},
+    timeout=1.5,
+    max_concurrency=3,
+    max_message_bytes=1024,
+    start_timeout=5.0,
+    drain_timeout=0.5,
+    reflection=True,
+    control_fd=7,
+)
+
+
+@pytest.mark.parametrize("spec", [FULL, ReplicaSpec(service="a:B")])
+def test_what_goes_into_the_environment_comes_back(spec: ReplicaSpec) -> None:
+    assert ReplicaSpec.from_environ(spec.to_environ()) == spec
+
+
+def test_defaults_are_left_out() -> None:
+    assert ReplicaSpec(service="a:B").to_environ() == {"TOOLKIT_SERVICE": "a:B"}
+
+
+def test_other_variables_are_not_read() -> None:
+    assert ReplicaSpec.from_environ({"TOOLKIT_SERVICE": "a:B", "PATH": "/bin"}) == ReplicaSpec(service="a:B")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("TOOLKIT_REPLICA", "two"),
+        ("TOOLKIT_REPLICA", "1.5"),
+        ("TOOLKIT_REPLICA", "true"),
+        ("TOOLKIT_TIMEOUT", '"5"'),
+        ("TOOLKIT_LISTEN", '"127.0.0.1:1"'),
+        ("TOOLKIT_LISTEN", "[1]"),
+        ("TOOLKIT_ARGS", "[]"),
+        ("TOOLKIT_ADDRESSES", '{"a": "b"}'),
+        ("TOOLKIT_ADDRESSES", '{"a": [1]}'),
+        ("TOOLKIT_BIND", '{"a": 1}'),
+        ("TOOLKIT_REFLECTION", "1"),
+        ("TOOLKIT_ARGS", "[" * 100_000),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=variable):
+        ReplicaSpec.from_environ({"TOOLKIT_SERVICE": "a:B", variable: text})
+
+
+def test_a_missing_service_is_named() -> None:
+    with pytest.raises(ValueError, match="TOOLKIT_SERVICE"):
+        ReplicaSpec.from_environ({})
