@@ -1,0 +1,440 @@
+"""Histories: scripted events through the real loop, with a clock, processes and a view that are fakes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from toolkit.launcher.events import (
+    Described,
+    Draining,
+    Event,
+    EventReader,
+    Exited,
+    Failed,
+    Output,
+    Progress,
+    Ready,
+    Signalled,
+    Waiting,
+    parse_event,
+)
+from toolkit.launcher.manifest import Deployment, Graph
+from toolkit.launcher.output import Row
+from toolkit.launcher.supervisor import Launch, Limits, Supervisor
+from toolkit.spec import ReplicaSpec
+
+INT, TERM, HUP = Signalled(signal.SIGINT), Signalled(signal.SIGTERM), Signalled(signal.SIGHUP)
+LIMITS = Limits(start_timeout=600.0, drain_timeout=30.0)
+CONTRACTS = {"leaf": "t.v1.Leaf", "middle": "t.v1.Middle", "top": "t.v1.Top"}
+HANDLES = {"leaf": {}, "middle": {"leaf": "t.v1.Leaf"}, "top": {"middle": "t.v1.Middle", "leaf": "t.v1.Leaf"}}
+
+
+@dataclass
+class FakeView:
+    interval: float | None = None
+    said: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    rows: dict[str, Row] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+    def line(self, name: str, text: str, *, is_transient: bool = False) -> None:
+        self.lines.append((name, text))
+
+    def show(self, name: str, row: Row) -> None:
+        self.rows[name] = row
+        self.texts.append(row.text)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def complain(self, text: str) -> None:
+        self.complaints.append(text)
+
+    def tick(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+
+@dataclass
+class FakeProcesses:
+    """Replays a script of events and of seconds that pass. Who is asked to go goes at once."""
+
+    script: deque[Event | float]
+    now: float = 0.0
+    broken: tuple[str, ...] = ()
+    deaf: tuple[str, ...] = ()
+    """Those that SIGTERM does not move."""
+    immortal: tuple[str, ...] = ()
+    """Those that not even SIGKILL does."""
+    running: set[str] = field(default_factory=set)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    going: deque[Event] = field(default_factory=deque)
+
+    def clock(self) -> float:
+        return self.now
+
+    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> None:
+        if name in self.broken:
+            raise FileNotFoundError(2, "No such file or directory")
+        self.running.add(name)
+
+    def terminate(self, name: str) -> None:
+        self.told.append(("terminate", name))
+        if name not in self.deaf:
+            self._end(name, 0)
+
+    def kill(self, name: str) -> None:
+        self.told.append(("kill", name))
+        if name not in self.immortal:
+            self._end(name, -signal.SIGKILL)
+
+    def _end(self, name: str, status: int) -> None:
+        if name in self.running:
+            self.running.discard(name)
+            self.going.append(Exited(name, status))
+
+    def get(self, timeout: float | None) -> Event | None:
+        if self.script and isinstance(self.script[0], float):
+            return self._pass_time(timeout)
+        if self.going:
+            return self.going.popleft()
+        if not self.script:
+            return self._pass_time(timeout)
+        event = self.script.popleft()
+        assert not isinstance(event, float)
+        if isinstance(event, Exited):
+            self.running.discard(event.replica)
+        return event
+
+    def _pass_time(self, timeout: float | None) -> None:
+        """To the supervisor's next point in time, or to the end of the script's pause, whichever is first."""
+        pause = self.script[0] if self.script else None
+        assert timeout is not None or pause is not None, "the supervisor waits for ever and nothing will happen"
+        step = min(each for each in (timeout, pause) if isinstance(each, float))
+        self.now += step
+        if isinstance(pause, float):
+            self.script[0] = pause - step
+            if self.script[0] <= 0:
+                self.script.popleft()
+
+
+@dataclass
+class Told:
+    """How a history ended."""
+
+    code: int
+    view: FakeView
+    processes: FakeProcesses
+
+    @property
+    def terminated(self) -> list[str]:
+        return [name for verb, name in self.processes.told if verb == "terminate"]
+
+    @property
+    def killed(self) -> list[str]:
+        return [name for verb, name in self.processes.told if verb == "kill"]
+
+
+def graph(names: tuple[str, ...]) -> Graph:
+    services = {name: Deployment(service=f"m:{name.title()}") for name in names}
+    lines = {("services", name): number + 4 for number, name in enumerate(names)}
+    return Graph(path=Path("graph.yaml"), name="g", entry=names[-1], services=services, lines=lines)
+
+
+def replay(
+    *script: Event | float,
+    names: tuple[str, ...] = ("leaf", "middle", "top"),
+    replicas: Mapping[str, int] | None = None,
+    limits: Limits = LIMITS,
+    broken: tuple[str, ...] = (),
+    deaf: tuple[str, ...] = (),
+    immortal: tuple[str, ...] = (),
+) -> Told:
+    processes = FakeProcesses(deque(script), broken=broken, deaf=deaf, immortal=immortal)
+    view = FakeView()
+    launches = [
+        Launch(
+            name=name if count == 1 else f"{name}.{index}",
+            spec=ReplicaSpec(service="m:C", deployment=name, replica=index),
+            env={},
+        )
+        for name in names
+        for count in [(replicas or {}).get(name, 1)]
+        for index in range(count)
+    ]
+    supervisor = Supervisor(
+        graph(names), launches, limits=limits, processes=processes, view=view, clock=processes.clock
+    )
+    return Told(supervisor.run(), view, processes)
+
+
+def described(*names: str) -> list[Event]:
+    return [Described(name, CONTRACTS[name.split(".")[0]], HANDLES[name.split(".")[0]]) for name in names]
+
+
+def ready(*names: str) -> list[Event]:
+    return [Ready(name, (f"unix:/tmp/{name}", "127.0.0.1:50051")) for name in names]
+
+
+ALL = ("leaf", "middle", "top")
+UP: list[Event] = [*described(*ALL), *ready(*ALL)]
+
+
+@pytest.mark.parametrize("stop", [INT, TERM, HUP])
+def test_one_signal_drains_callers_before_callees_and_exits_0(stop: Signalled) -> None:
+    told = replay(*UP, stop)
+    assert (told.code, told.terminated, told.killed) == (0, ["top", "middle", "leaf"], [])
+    assert {row.state for row in told.view.rows.values()} == {"stopped"}
+
+
+def test_a_callee_is_asked_only_when_its_callers_are_gone() -> None:
+    told = replay(*UP, INT, 5.0, deaf=("top",), limits=Limits(start_timeout=600.0, drain_timeout=3.0))
+    assert told.processes.told == [
+        ("terminate", "top"),
+        ("kill", "top"),
+        ("terminate", "middle"),
+        ("terminate", "leaf"),
+    ]
+
+
+def test_ready_is_said_once_with_address_count_and_time() -> None:
+    told = replay(*described(*ALL), 6.2, *ready(*ALL), INT)
+    assert told.view.said[0] == "ready: g on 127.0.0.1:50051 (3 replicas, 6.2 s)"
+    assert "toolkit call METHOD '{}' --graph graph.yaml" in told.view.said[1]
+    assert "t.v1.Top" in told.view.said[1]
+
+
+def test_progress_and_waiting_are_shown() -> None:
+    story = (Progress("leaf", "read weights", 3, 10), Waiting("leaf", ("x", "y")))
+    told = replay(*described("leaf"), *story, *ready("leaf"), INT, names=("leaf",))
+    assert told.view.texts == [
+        "starting",
+        "loading",
+        "read weights 3/10",
+        "waiting for x, y",
+        "ready after 0.0 s",
+        "draining",
+        "stopped",
+    ]
+
+
+def test_a_replica_that_fails_before_ready_takes_everything_down_and_is_told_once() -> None:
+    told = replay(
+        *described(*ALL), *ready("leaf"), Failed("middle", "no such model; name another"), Exited("middle", 1)
+    )
+    assert told.code == 1
+    assert told.view.complaints == ["middle: no such model; name another"]
+    assert sorted(told.terminated) == ["leaf", "middle", "top"]
+    assert not told.processes.running
+
+
+def test_a_replica_that_exits_in_silence_is_told_too() -> None:
+    told = replay(*described("leaf"), Exited("leaf", 3), names=("leaf",))
+    assert told.code == 1
+    assert told.view.complaints == ["leaf: exited with code 3 before it was ready; its last lines are above"]
+
+
+def test_a_replica_that_dies_later_stops_everything() -> None:
+    told = replay(*UP, Exited("middle", -signal.SIGSEGV))
+    assert (told.code, told.terminated) == (1, ["top", "leaf"])
+    assert told.view.complaints == ["middle: was ended by SIGSEGV while it served; its last lines are above"]
+
+
+def test_a_replica_that_the_kernel_killed_is_told_so() -> None:
+    told = replay(*UP, Exited("leaf", -signal.SIGKILL))
+    assert told.view.complaints == [
+        "leaf: was ended by SIGKILL while it served; the kernel does that when memory runs out"
+    ]
+
+
+@pytest.mark.parametrize("last", [[], [Draining("middle")]])
+def test_a_replica_that_leaves_unasked_is_a_failure_even_with_status_0(last: list[Event]) -> None:
+    told = replay(*UP, *last, Exited("middle", 0))
+    assert told.code == 1
+    assert len(told.view.complaints) == 1
+    assert not told.processes.running
+
+
+def test_a_process_that_cannot_be_started_takes_the_others_down() -> None:
+    told = replay(broken=("middle",))
+    assert told.code == 1
+    assert told.terminated == ["leaf"]
+    assert told.view.complaints == ["middle: its process cannot be started: [Errno 2] No such file or directory"]
+    assert told.view.rows["top"].state == "stopped"
+
+
+def test_a_wrong_edge_stops_the_start_with_the_files_line() -> None:
+    wrong = Described("top", "t.v1.Top", {"lief": "t.v1.Leaf"})
+    told = replay(*described("leaf", "middle"), wrong)
+    assert told.code == 2
+    assert told.view.complaints == [
+        (
+            "graph.yaml:6: services.top: m:Top has the handle 'lief' and no deployment is named so; "
+            "bind it to one that serves t.v1.Leaf: bind: {lief: leaf}"
+        )
+    ]
+
+
+def test_a_wrong_edge_wins_over_the_failure_that_it_causes() -> None:
+    wrong = Described("top", "t.v1.Top", {"lief": "t.v1.Leaf"})
+    told = replay(wrong, Failed("top", "handle lief has no deployment"))
+    assert told.code == 2
+    assert len(told.view.complaints) == 1
+    assert told.view.complaints[0].startswith("graph.yaml:6: services.top:")
+
+
+def test_a_cycle_stops_the_start() -> None:
+    told = replay(Described("leaf", "t.v1.Leaf", {"top": "t.v1.Top"}), *described("middle", "top"))
+    assert told.code == 2
+    assert "a cycle of handles: leaf → top → leaf" in told.view.complaints[0]
+
+
+def test_not_ready_in_time_names_who_is_late_and_exits_4() -> None:
+    told = replay(
+        *described(*ALL), *ready("leaf"), Progress("middle", "read weights", 3, 10), Waiting("top", ("middle",))
+    )
+    assert told.code == 4
+    assert told.processes.now >= 600.0
+    assert told.view.complaints == [
+        (
+            "not ready after 600 s: middle (read weights 3/10), top (waiting for middle); "
+            "raise --start-timeout if it needs longer"
+        )
+    ]
+    assert not told.processes.running
+
+
+def test_once_ready_the_start_timeout_is_over() -> None:
+    assert replay(*UP, 10_000.0, INT).code == 0
+
+
+def test_a_replica_that_loads_and_does_not_listen_is_killed_soon_and_that_is_clean() -> None:
+    told = replay(*described(*ALL), INT, deaf=ALL)
+    assert (told.code, sorted(told.killed)) == (0, sorted(ALL))
+    assert told.processes.now < 5
+
+
+def test_a_drain_that_takes_too_long_is_killed_and_exits_8() -> None:
+    told = replay(*UP, INT, deaf=("top",))
+    assert (told.code, told.killed) == (8, ["top"])
+    assert told.view.complaints == ["top: still busy after 30 s of draining; killed"]
+    assert not told.processes.running
+
+
+@pytest.mark.parametrize(("signals", "code"), [((INT, INT), 130), ((INT, TERM), 143), ((TERM, HUP), 129)])
+def test_a_second_signal_kills_everything(signals: tuple[Signalled, ...], code: int) -> None:
+    told = replay(*UP, *signals, deaf=ALL)
+    assert (told.code, sorted(told.killed)) == (code, sorted(ALL))
+    assert not told.processes.running
+
+
+def test_what_even_sigkill_does_not_move_is_left_behind_and_told() -> None:
+    told = replay(*UP, INT, INT, deaf=ALL, immortal=("leaf",))
+    assert told.code == 130
+    assert told.view.complaints == ["leaf: does not die even of SIGKILL; left behind"]
+
+
+def test_a_crash_while_draining_is_a_failure() -> None:
+    told = replay(*UP, INT, Exited("top", -signal.SIGSEGV), deaf=("top",))
+    assert told.code == 1
+    assert told.view.complaints == ["top: was ended by SIGSEGV while it drained; its last lines are above"]
+    assert told.terminated == ["top", "middle", "leaf"]
+
+
+def test_sigterm_may_end_a_replica_that_has_no_handler_yet() -> None:
+    assert replay(*UP[:1], INT, Exited("leaf", -signal.SIGTERM), deaf=("leaf",)).code == 0
+
+
+def test_the_first_reason_counts() -> None:
+    told = replay(*UP, Exited("leaf", 1), INT, deaf=("top",))
+    assert told.code == 130
+    told = replay(*UP, Exited("leaf", 1), deaf=("top",))
+    assert told.code == 1
+
+
+def test_replicas_of_a_deployment_count_one_by_one() -> None:
+    up = [*described("leaf.0", "leaf.1"), *ready("leaf.0")]
+    assert replay(*up, names=("leaf",), replicas={"leaf": 2}, limits=LIMITS).code == 4
+    told = replay(*up, *ready("leaf.1"), INT, names=("leaf",), replicas={"leaf": 2})
+    assert (told.code, told.terminated) == (0, ["leaf.0", "leaf.1"])
+
+
+def test_a_replica_that_breaks_the_protocol_fails() -> None:
+    told = replay(*ready("leaf"), names=("leaf",))
+    assert told.code == 1
+    assert told.view.complaints == ["leaf: broke the protocol of its control socket: readied while starting"]
+
+
+def test_what_replicas_print_reaches_the_view() -> None:
+    told = replay(*UP, Output("leaf", "hello"), INT)
+    assert told.view.lines == [("leaf", "hello")]
+
+
+def test_events_are_read_from_lines() -> None:
+    reader = EventReader("a")
+    text = (
+        b'{"event":"described","contract":"t.v1.T","handles":{"x":"t.v1.X"}}\n'
+        b'{"event":"progress","phase":"p","done":3,"total":null}\n{"event":"waiting","for":["x"]}\n'
+        b'{"event":"ready","addresses":["unix:/x"]}\n{"event":"failed","message":"m"}\n{"event":"draining"}\n'
+    )
+    found = [event for start in range(0, len(text), 7) for event in reader.feed(text[start : start + 7])]
+    assert found == [
+        Described("a", "t.v1.T", {"x": "t.v1.X"}),
+        Progress("a", "p", 3, None),
+        Waiting("a", ("x",)),
+        Ready("a", ("unix:/x",)),
+        Failed("a", "m"),
+        Draining("a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"hello",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"event":"flies"}',
+        b'{"event":["ready"]}',
+        b'{"event":"ready"}',
+        b'{"event":"ready","addresses":[1]}',
+        b'{"event":"described","contract":1,"handles":{}}',
+        b'{"event":"described","contract":"c","handles":{"x":1}}',
+        b'{"event":"progress","phase":"p","done":"3"}',
+        b'{"event":"progress","phase":"p","done":true}',
+        b'{"event":"failed"}',
+        b"[" * 60_000,
+    ],
+)
+def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_event("a", line)
+
+
+@pytest.mark.parametrize("flood", [b"x" * 200_000, b"x" * 200_000 + b"\n", b"nonsense\n" * 10])
+def test_what_breaks_the_protocol_fails_the_replica_once(flood: bytes) -> None:
+    reader = EventReader("a")
+    found = [event for start in range(0, len(flood), 4096) for event in reader.feed(flood[start : start + 4096])]
+    assert [type(event) for event in found] == [Failed]
+
+
+def test_the_supervisor_brings_in_nothing_heavy() -> None:
+    heavy = ("grpc", "numpy", "torch", "google.protobuf", "rich", "typer", "asyncio", "services")
+    code = f"import sys, toolkit.launcher.supervisor; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.stdout.strip() == "[]"
