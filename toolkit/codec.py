@@ -8,9 +8,8 @@ can hold no tensor ("plain") and those that can ("gathered").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import numpy as np
@@ -22,23 +21,18 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from toolkit.message import Message, class_of
 from toolkit.tensor import ALIGNMENT, DType, Tensor
+from toolkit.wire import LENGTH, MAX_DEPTH, DecodeError, scan, varint
 
 M = TypeVar("M")
 
 VIEW_FROM: Final = 4096
 """Payloads below this many bytes are copied out: cheaper than padding, and a small view would pin a large message."""
-MAX_DEPTH: Final = 100
-"""Nesting of messages, as in protobuf's own parsers."""
 MAX_TENSORS: Final = 16384
 """Tensors in one message."""
 
 
 class EncodeError(ValueError):
     """The message cannot be encoded: a field holds the wrong type, or two members of a oneof are set."""
-
-
-class DecodeError(ValueError):
-    """The bytes are not a valid message of that type."""
 
 
 def encode(message: Any) -> bytes:
@@ -50,7 +44,7 @@ def encode(message: Any) -> bytes:
         return message.SerializeToString()
     plan = _plan(type(message))
     if isinstance(plan, _MessagePlan) and not plan.gathered:
-        return cast("bytes", plan.to_pb(message).SerializeToString())
+        return plan.plain_bytes(message)
     parts: list[bytes | memoryview] = []
     plan.gather(message, parts, 0)
     return b"".join(parts)
@@ -76,11 +70,12 @@ class _Field:
         self.attribute = attribute
         oneof = field.containing_oneof
         self.oneof = oneof.name if oneof is not None and len(oneof.fields) > 1 else None
-        to_plain, from_plain = _converters(field)
-        self.write: Callable[[Any], Any] = _writer(field, to_plain)
-        self.read: Callable[[Any], Any] = _reader(field, from_plain)
-        self.same = not (field.is_repeated or field.has_presence or from_plain)
-        """The value is the same on both sides, so that C code may move it."""
+        self.write = _writer(field)
+        """(pb, value): set the field in protobuf's message."""
+        self.read = _reader(field)
+        """(pb): its value from protobuf's message."""
+        self.same = not (field.is_repeated or field.has_presence or field.enum_type)
+        """The value is always there, and the same on both sides."""
 
 
 class _MessagePlan:
@@ -92,39 +87,45 @@ class _MessagePlan:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
         self.gathered = {f.number: _Gathered(f, plan) for f, plan in fields if _is_gathered(f)}
         plain = [plan for f, plan in fields if f.number not in self.gathered]
-        same = [f for f in plain if f.same]
-        self._names = tuple(f.name for f in same)
-        self._attributes = tuple(f.attribute for f in same)
-        self._get = _tuple_getter(self._attributes)
-        self._get_pb = _tuple_getter(self._names)
+        self._same = tuple((f.name, f.attribute) for f in plain if f.same)
         self._others = tuple(f for f in plain if not f.same)
-        self._fields = tuple(plan for _, plan in fields)
-        self._gathered_fields = tuple(plan for f, plan in fields if f.number in self.gathered)
-        self._oneofs = _exclusive_attributes(self._fields)
+        self._small = tuple(plan for f, plan in fields if f.number in self.gathered)
+        self._oneofs = _exclusive_attributes(plan for _, plan in fields)
         self._rivals = _rivals(descriptor, self.gathered)
 
-    def to_pb(self, message: Any) -> Any:
-        """protobuf's own message with the plain fields, and with what this side does not know."""
-        values = dict(zip(self._names, self._get(message), strict=True))
-        for field in self._others:
-            value = getattr(message, field.attribute)
-            if value is not None:
-                values[field.name] = self._written(field, value)
-        self._check_oneofs(message)
+    def fill(self, pb: Any, message: Any) -> None:
+        """Set the plain fields of protobuf's message, and what this side does not know."""
+        attribute = ""
         try:
-            pb = self.pb(**values)
-        except (TypeError, ValueError) as error:
-            raise EncodeError(self._culprit(values) or f"{self.cls.__name__}: {error}") from None
+            for name, attribute in self._same:
+                setattr(pb, name, getattr(message, attribute))
+            for field in self._others:
+                value = getattr(message, attribute := field.attribute)
+                if value is not None:
+                    field.write(pb, value)
+        except EncodeError as error:
+            raise EncodeError(f"{self.cls.__name__}.{attribute}: {error}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            wrong = getattr(message, attribute, None)
+            raise EncodeError(
+                f"{self.cls.__name__}.{attribute}: {type(wrong).__name__} {wrong!r:.80} does not fit: {error}"
+            ) from None
+        self._check_oneofs(message)
         unknown = getattr(message, "_unknown", b"")
         if unknown:
             pb.MergeFromString(unknown)
-        return pb
+
+    def plain_bytes(self, message: Any) -> bytes:
+        """The encoding of what `fill` sets."""
+        pb = self.pb()
+        self.fill(pb, message)
+        return pb.SerializeToString()  # type: ignore[no-any-return]  # protobuf's message is Any here
 
     def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None) -> int:
         """Append the encoding to `parts`, and return its length. `offset` is where it starts in the outermost message,
         so that tensors can be aligned; None leaves them where they fall.
         """
-        head: bytes = self.to_pb(value).SerializeToString()
+        head = self.plain_bytes(value)
         parts.append(head)
         size = len(head)
         for field in self.gathered.values():
@@ -144,10 +145,10 @@ class _MessagePlan:
         return self.slice(data, 0, len(data), _Budget())
 
     def from_pb(self, pb: Any) -> Any:
-        values = self._plain_values(pb)
-        for field in self._gathered_fields:
-            values[field.attribute] = field.read(pb)
-        return self._with_unknown(self.cls(**values), pb)
+        message = self._plain(pb)
+        for field in self._small:
+            setattr(message, field.attribute, field.read(pb))
+        return message
 
     def slice(self, buffer: bytes, start: int, end: int, budget: _Budget, depth: int = 0) -> Any:
         """The message in `buffer[start:end]`; tensors become views of `buffer`. Its semantics are those of any
@@ -157,44 +158,32 @@ class _MessagePlan:
             raise DecodeError(f"messages nested deeper than {MAX_DEPTH}")
         plain: list[tuple[int, int, int]] = []
         found: dict[int, list[tuple[int, int]]] = {}
-        for number, wire_type, tag, body, stop in _scan(buffer, start, end):
+        for number, wire_type, tag, body, stop in scan(buffer, start, end):
             for rival in self._rivals.get(number, ()):
                 found.pop(rival, None)
                 plain = [run for run in plain if run[0] != rival]
-            if wire_type == _LENGTH and number in self.gathered:
+            if wire_type == LENGTH and number in self.gathered:
                 found.setdefault(number, []).append((body, stop))
             elif plain and plain[-1][2] == tag and number not in self._rivals and plain[-1][0] not in self._rivals:
                 plain[-1] = (0, plain[-1][1], stop)
             else:
                 plain.append((number if number in self._rivals else 0, tag, stop))
         pb = self.pb.FromString(b"".join(buffer[a:b] for _, a, b in plain))
-        values = self._plain_values(pb)
+        message = self._plain(pb)
         for number, field in self.gathered.items():
-            values[field.attribute] = field.slice(buffer, found.get(number, ()), budget, depth + 1)
-        return self._with_unknown(self.cls(**values), pb)
-
-    def _plain_values(self, pb: Any) -> dict[str, Any]:
-        values = dict(zip(self._attributes, self._get_pb(pb), strict=True))
-        for field in self._others:
-            values[field.attribute] = field.read(pb)
-        return values
-
-    def _with_unknown(self, message: Any, pb: Any) -> Any:
-        if len(UnknownFieldSet(pb)):
-            rest = self.pb()
-            rest.CopyFrom(pb)
-            for field, _ in pb.ListFields():
-                rest.ClearField(field.name)
-            message._unknown = rest.SerializeToString()
+            setattr(message, field.attribute, field.slice(buffer, found.get(number, ()), budget, depth + 1))
         return message
 
-    def _written(self, field: _Field, value: Any) -> Any:
-        try:
-            return field.write(value)
-        except EncodeError as error:
-            raise EncodeError(f"{self.cls.__name__}.{field.attribute}: {error}") from None
-        except (TypeError, AttributeError, ValueError) as error:
-            raise EncodeError(f"{self.cls.__name__}.{field.attribute}: {error}") from None
+    def _plain(self, pb: Any) -> Any:
+        """A message with the plain fields set, and nothing but them."""
+        message = object.__new__(self.cls)
+        for name, attribute in self._same:
+            setattr(message, attribute, getattr(pb, name))
+        for field in self._others:
+            setattr(message, field.attribute, field.read(pb))
+        if len(UnknownFieldSet(pb)):
+            message._unknown = _unknown_bytes(pb)
+        return message
 
     def _check_oneofs(self, message: Any) -> None:
         for name, attributes in self._oneofs:
@@ -204,14 +193,6 @@ class _MessagePlan:
                     f"{self.cls.__name__}: {' and '.join(both)} are both set, of oneof {name} only one may be"
                 )
 
-    def _culprit(self, values: dict[str, Any]) -> str | None:
-        for name, value in values.items():
-            try:
-                self.pb(**{name: value})
-            except (TypeError, ValueError) as error:
-                return f"{self.cls.__name__}.{name}: {type(value).__name__} {value!r:.80} does not fit: {error}"
-        return None
-
 
 class _TensorPlan:
     """How `Tensor` moves to and from bytes: the one type whose payload never passes through protobuf."""
@@ -220,13 +201,13 @@ class _TensorPlan:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
 
     def gather(self, value: Tensor, parts: list[bytes | memoryview], offset: int | None) -> int:
-        dims = b"".join(map(_varint, value.shape))
-        head = b"\x08" + _varint(value.dtype) + (b"\x12" + _varint(len(dims)) + dims if dims else b"")
+        dims = b"".join(map(varint, value.shape))
+        head = b"\x08" + varint(value.dtype) + (b"\x12" + varint(len(dims)) + dims if dims else b"")
         payload = value.data
         if not payload.nbytes:
             parts.append(head)
             return len(head)
-        length = b"\x7a" + _varint(payload.nbytes)
+        length = b"\x7a" + varint(payload.nbytes)
         if offset is not None and payload.nbytes >= VIEW_FROM:
             head += _padding(-(offset + len(head) + len(length)) % ALIGNMENT)
         parts.append(head + length)
@@ -246,8 +227,8 @@ class _TensorPlan:
         budget.spend()
         header: list[bytes] = []
         payload = (start, start)
-        for number, wire_type, tag, body, stop in _scan(buffer, start, end):
-            if number == _DATA and wire_type == _LENGTH:
+        for number, wire_type, tag, body, stop in scan(buffer, start, end):
+            if number == _DATA and wire_type == LENGTH:
                 payload = (body, stop)
             elif number != _PADDING:
                 header.append(buffer[tag:stop])
@@ -267,7 +248,6 @@ class _Plan(Protocol):
 
 _DATA: Final = 15
 _PADDING: Final = 14
-_LENGTH: Final = 2
 
 
 class _Gathered:
@@ -275,7 +255,7 @@ class _Gathered:
 
     def __init__(self, field: FieldDescriptor, plain: _Field) -> None:
         self.attribute = plain.attribute
-        self._tag = _varint(field.number << 3 | _LENGTH)
+        self._tag = varint(field.number << 3 | LENGTH)
         self._descriptor = _message_type(field)
         self._is_map = self._descriptor.GetOptions().map_entry
         self._is_repeated = field.is_repeated
@@ -294,10 +274,10 @@ class _Gathered:
         where padding pushes the length over to another size and back, the content goes unaligned.
         """
         plan = self.plan
-        size = len(_varint(plan.weight(item)))
+        size = len(varint(plan.weight(item)))
         for start in (offset, offset, None):
             body: list[bytes | memoryview] = []
-            length = _varint(plan.gather(item, body, None if start is None else start + len(self._tag) + size))
+            length = varint(plan.gather(item, body, None if start is None else start + len(self._tag) + size))
             if start is None or len(length) == size:
                 break
             size = len(length)
@@ -405,59 +385,92 @@ def _reaches_tensor(descriptor: Descriptor, seen: set[str]) -> bool:
     return any(_reaches_tensor(f.message_type, seen) for f in descriptor.fields if f.message_type is not None)
 
 
-def _converters(field: FieldDescriptor) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
-    """How one item of the field goes to and comes from protobuf; None where it stays the same."""
-    if _is_map(field):
-        return _converters(_message_type(field).fields_by_name["value"])
-    if field.enum_type is not None:
-        enum = class_of(field.enum_type.full_name)
-        return None, enum
-    if field.message_type is None or issubclass(_class_of(field.message_type), ProtobufMessage):
-        return None, None
-    cls = _class_of(field.message_type)
-    return lambda value: _nested(cls, value), lambda pb: _plan(cls).from_pb(pb)
+def _unknown_bytes(pb: Any) -> bytes:
+    rest = type(pb)()
+    rest.CopyFrom(pb)
+    for field, _ in pb.ListFields():
+        rest.ClearField(field.name)
+    return rest.SerializeToString()  # type: ignore[no-any-return]  # protobuf's message is Any here
 
 
-def _nested(cls: type[Any], value: Any) -> Any:
-    plan = _plan(cls)
-    if type(value) is not cls:
-        raise EncodeError(f"expected {cls.__name__}, got {type(value).__name__}")
-    assert isinstance(plan, _MessagePlan)  # a tensor's field is gathered, never plain
-    return plan.to_pb(value)
-
-
-def _writer(field: FieldDescriptor, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    if convert is None:
-        return lambda value: value
-    if _is_map(field):
-        return lambda value: {key: convert(item) for key, item in value.items()}
-    if field.is_repeated:
-        return lambda value: [convert(item) for item in value]
-    return convert
-
-
-def _reader(field: FieldDescriptor, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+def _writer(field: FieldDescriptor) -> Callable[[Any, Any], None]:
     name = field.name
     if _is_map(field):
-        return lambda pb: {k: convert(v) if convert else v for k, v in getattr(pb, name).items()}
+        return _map_writer(name, _message_type(field).fields_by_name["value"])
+    fill = _filler(field)
+    if fill is None:
+        if field.is_repeated:
+            return lambda pb, value: getattr(pb, name).extend(value) if value else None
+        return lambda pb, value: setattr(pb, name, value)
     if field.is_repeated:
-        return lambda pb: [convert(item) for item in getattr(pb, name)] if convert else list(getattr(pb, name))
-    if field.has_presence:
-        return lambda pb: _present(pb, name, convert)
-    return lambda pb: convert(getattr(pb, name)) if convert else getattr(pb, name)
+        return lambda pb, value: _fill_list(getattr(pb, name), value, fill)
+    return lambda pb, value: fill(getattr(pb, name), value)
 
 
-def _present(pb: Any, name: str, convert: Callable[[Any], Any] | None) -> Any:
-    if not pb.HasField(name):
+def _map_writer(name: str, item: FieldDescriptor) -> Callable[[Any, Any], None]:
+    fill = _filler(item)
+    if fill is None:
+        return lambda pb, value: getattr(pb, name).update(value) if value else None
+    return lambda pb, value: _fill_map(getattr(pb, name), value, fill)
+
+
+def _fill_list(container: Any, items: list[Any], fill: Callable[[Any, Any], None]) -> None:
+    for item in items:
+        fill(container.add(), item)
+
+
+def _fill_map(container: Any, items: dict[Any, Any], fill: Callable[[Any, Any], None]) -> None:
+    for key, item in items.items():
+        fill(container[key], item)
+
+
+def _filler(field: FieldDescriptor) -> Callable[[Any, Any], None] | None:
+    """How to copy a message of the field's type into protobuf's; None for scalars."""
+    if field.message_type is None:
         return None
-    return convert(getattr(pb, name)) if convert else getattr(pb, name)
+    cls = _class_of(field.message_type)
+
+    def fill(pb: Any, value: Any) -> None:
+        if type(value) is not cls:
+            raise EncodeError(f"expected {cls.__name__}, got {type(value).__name__}")
+        pb.SetInParent()
+        if isinstance(value, ProtobufMessage):
+            pb.CopyFrom(value)
+        else:
+            cast("_MessagePlan", _plan(cls)).fill(pb, value)
+
+    return fill
 
 
-def _tuple_getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
-    if len(names) > 1:
-        return attrgetter(*names)
-    get = attrgetter(*names) if names else None
-    return lambda value: () if get is None else (get(value),)
+def _reader(field: FieldDescriptor) -> Callable[[Any], Any]:
+    name = field.name
+    if _is_map(field):
+        convert = _converter(_message_type(field).fields_by_name["value"])
+        if convert is None:
+            return lambda pb: dict(getattr(pb, name))
+        return lambda pb: {key: convert(item) for key, item in getattr(pb, name).items()}
+    return _field_reader(field, name, _converter(field))
+
+
+def _field_reader(field: FieldDescriptor, name: str, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    if convert is None and field.is_repeated:
+        return lambda pb: list(getattr(pb, name))
+    if convert is None:
+        return lambda pb: getattr(pb, name) if pb.HasField(name) else None
+    if field.is_repeated:
+        return lambda pb: [convert(item) for item in getattr(pb, name)]
+    if field.has_presence:
+        return lambda pb: convert(getattr(pb, name)) if pb.HasField(name) else None
+    return lambda pb: convert(getattr(pb, name))
+
+
+def _converter(field: FieldDescriptor) -> Callable[[Any], Any] | None:
+    """How one item of the field comes from protobuf; None where it stays the same."""
+    if field.enum_type is not None:
+        return class_of(field.enum_type.full_name)
+    if field.message_type is None or issubclass(cls := _class_of(field.message_type), ProtobufMessage):
+        return None
+    return lambda pb: _plan(cls).from_pb(pb)
 
 
 def _exclusive_attributes(fields: Iterable[_Field]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -500,70 +513,3 @@ def _padding(gap: int) -> bytes:
         return b""
     size = gap if gap >= 2 else gap + ALIGNMENT
     return b"\x72" + bytes([size - 2]) + bytes(size - 2)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _scan(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """The fields in `buffer[start:end]`, each as (number, wire type, start of its tag, start of its content, end).
-
-    Source: https://protobuf.dev/programming-guides/encoding/. Raises DecodeError where they do not fit.
-    """
-    position = start
-    while position < end:
-        key, body = _read_varint(buffer, position, end)
-        number, wire_type = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise DecodeError(f"field number {number} at byte {position}")
-        content, stop = _content(buffer, body, end, wire_type, number)
-        yield number, wire_type, position, content, stop
-        position = stop
-
-
-def _content(buffer: bytes, body: int, end: int, wire_type: int, number: int, depth: int = 0) -> tuple[int, int]:
-    if wire_type == _LENGTH:
-        length, body = _read_varint(buffer, body, end)
-        stop = body + length
-    elif wire_type == 0:
-        _, stop = _read_varint(buffer, body, end)
-    elif wire_type == 1:
-        stop = body + 8
-    elif wire_type == 5:
-        stop = body + 4
-    elif wire_type == 3 and depth < MAX_DEPTH:
-        stop = _end_of_group(buffer, body, end, number, depth + 1)
-    else:
-        raise DecodeError(f"wire type {wire_type} at byte {body}")
-    if stop > end:
-        raise DecodeError(f"field {number} at byte {body} runs past the end of its message")
-    return body, stop
-
-
-def _end_of_group(buffer: bytes, position: int, end: int, number: int, depth: int) -> int:
-    while True:
-        key, body = _read_varint(buffer, position, end)
-        if key & 7 == 4:
-            if key >> 3 != number:
-                raise DecodeError(f"group {number} is closed as {key >> 3}")
-            return body
-        _, position = _content(buffer, body, end, key & 7, key >> 3, depth)
-
-
-def _read_varint(buffer: bytes, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= end:
-            raise DecodeError("the message is cut off")
-        byte = buffer[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-    raise DecodeError(f"varint longer than ten bytes at byte {position}")

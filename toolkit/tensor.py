@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -206,9 +207,19 @@ def _share_with_torch(tensor: Tensor, torch: Any) -> torch.Tensor:
     dtype = getattr(torch, tensor.dtype.name.lower())
     if not tensor.nbytes:
         return torch.empty(tensor.shape, dtype=dtype)
+    _hear_torch_out()
+    shared: torch.Tensor = torch.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
+    return shared
+
+
+@cache
+def _hear_torch_out() -> None:
+    """Torch warns once in a process that a shared buffer must not be written; our docstring says so too."""
+    import torch  # an optional heavy library, which the caller has asked for
+
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given buffer is not writable")  # said in our docstring
-        return torch.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)  # type: ignore[no-any-return]
+        warnings.simplefilter("ignore", UserWarning)
+        torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
 def _numpy_dtype(dtype: DType) -> np.dtype[Any]:

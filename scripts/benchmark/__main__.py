@@ -1,0 +1,40 @@
+"""`scripts/bench`: each case compares two ways to do the same work, in turns, and reports their ratio."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+
+from scripts.benchmark import calls, codecs
+from scripts.benchmark.case import Case, Outcome
+
+CASES: dict[str, Case] = {case.name: case for case in (*calls.CASES, *codecs.CASES)}
+
+
+def main() -> int:
+    """Exit code 1 when a ratio misses its target."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("case", nargs="*", metavar="CASE", help=f"all, or some of: {', '.join(CASES)}")
+    parser.add_argument("--json", action="store_true", help='one object a line: {"case", "ratio", "target", "met", …}')
+    options = parser.parse_args()
+    unknown = [name for name in options.case if name not in CASES]
+    if unknown:
+        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    met = True
+    for name in options.case or CASES:
+        outcome = asyncio.run(CASES[name].run())
+        met = met and outcome.met
+        sys.stdout.write((json.dumps(outcome.as_json()) if options.json else text(outcome)) + "\n")
+        sys.stdout.flush()
+    return 0 if met else 1
+
+
+def text(outcome: Outcome) -> str:
+    measured = ", ".join(f"{key} {value:g}" for key, value in outcome.measured.items())
+    return f"{outcome.case:18} {outcome.ratio:8.3f}  {outcome.target:9} {'ok' if outcome.met else 'MISSED':7} {measured}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What a case is, and how two ways are timed fairly on a machine that others use too."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    case: str
+    ratio: float
+    bound: Literal["<=", ">="]
+    limit: float
+    measured: Mapping[str, float]
+
+    @property
+    def target(self) -> str:
+        return f"{self.bound} {self.limit:g}"
+
+    @property
+    def met(self) -> bool:
+        return self.ratio <= self.limit if self.bound == "<=" else self.ratio >= self.limit
+
+    def as_json(self) -> dict[str, Any]:
+        rounded = {key: round(value, 3) for key, value in self.measured.items()}
+        return {"case": self.case, "ratio": round(self.ratio, 4), "target": self.target, "met": self.met, **rounded}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    run: Callable[[], Awaitable[Outcome]]
+
+
+Work = Callable[[], Awaitable[Any]]
+
+
+async def time_in_turns(first: Work, second: Work, *, rounds: int, calls: int) -> tuple[list[float], list[float]]:
+    """Seconds of each call: `calls` of one, then `calls` of the other, `rounds` times, so that both see the same noise."""
+    timings: tuple[list[float], list[float]] = ([], [])
+    for each in (first, second):
+        await timed(each, calls)  # warm up
+    for _ in range(rounds):
+        for work, found in zip((first, second), timings, strict=True):
+            found += await timed(work, calls)
+    return timings
+
+
+async def timed(work: Work, calls: int) -> list[float]:
+    found = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        await work()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def micros(timings: list[float]) -> float:
+    """The median, in microseconds."""
+    return statistics.median(timings) * 1e6
