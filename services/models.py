@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi, get_session, snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -25,6 +30,8 @@ from toolkit.service import progress, reporter
 
 transformers_logging.disable_progress_bar()  # a start reports its progress to the launcher, not to the terminal
 READ_CHUNK = 1 << 24
+HUB_TIMEOUT = 10.0
+"""Seconds that the hub may be silent."""
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """What to download of a repository: no pickles."""
 
@@ -125,16 +132,18 @@ def _hub_folder(model: str) -> Path:
     except HFValidationError:
         raise StartError(f"model {model!r} is neither a folder nor the name of a model; {_offline_names()}") from None
     try:
+        HfApi().model_info(model, timeout=HUB_TIMEOUT)  # snapshot_download would wait for ever on a hub that is silent
+        get_session().timeout = HUB_TIMEOUT
         return Path(snapshot_download(model, allow_patterns=WANTED, tqdm_class=_bar(f"download {model}")))
+    except OfflineModeIsEnabled:
+        why = "HF_HUB_OFFLINE forbids to ask the hub: unset it"
     except RepositoryNotFoundError:
         raise StartError(
             f"model {model!r}: the Hugging Face hub has no such model, or shows it only after a login; {_offline_names()}"
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise StartError(
-            f"model {model!r} is not in the Hugging Face cache and the hub cannot be reached; "
-            f"download it where there is a network, or {_offline_names()}"
-        ) from error
+    except Exception as error:  # whatever the HTTP client of the hub's own library raises
+        why = f"the hub cannot be reached ({type(error).__name__}): download it where there is a network"
+    raise StartError(f"model {model!r} is not in the Hugging Face cache, and {why}, or {_offline_names()}")
 
 
 def _bar(phase: str) -> type[tqdm[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Self
 
 from services.scoring.model import EmbeddingModel, TextTooLongError
 from services.scoring.v1.scoring_toolkit import ScoringBase, Similarity, TextPair
@@ -17,9 +18,12 @@ class Scoring(ScoringBase):
 
     def __init__(self, *, model: str = "minilm-l6", device: str = "cpu") -> None:
         self._model = EmbeddingModel(model, device)
+
+    async def __aenter__(self) -> Self:
         self._worker = ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="model"
-        )  # the model is for one thread at a time
+        )  # one thread at a time for the model
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

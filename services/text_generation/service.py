@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Self
 
 from services.text_generation.model import CausalModel, PromptError, Sampling, Step
 from services.text_generation.v1.text_generation_toolkit import (
@@ -44,9 +45,12 @@ class TextGeneration(TextGenerationBase):
         self._top_p = top_p
         self._max_new_tokens = max_new_tokens
         self._model = CausalModel(model, device)
+
+    async def __aenter__(self) -> Self:
         self._worker = ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="model"
-        )  # the model is for one thread at a time
+        )  # one thread at a time for the model
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,0 +1,249 @@
+"""The text generation service with its real model, and the parts that need none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.text_generation import model as model_module
+from services.text_generation.model import CausalModel, IncrementalText, Sampling, sample
+from services.text_generation.service import TextGeneration
+from services.text_generation.v1.text_generation_toolkit import (
+    FinishReason,
+    GenerateRequest,
+    TextGenerationClient,
+)
+from toolkit.errors import Code, ServiceError, StartError
+from toolkit.testing import serve
+
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def service() -> TextGeneration:
+    return TextGeneration(model="smollm2-135m", max_new_tokens=64)
+
+
+@pytest.fixture
+async def generator(service: TextGeneration) -> AsyncIterator[TextGenerationClient]:
+    async with serve(service, TextGenerationClient) as client:
+        yield client
+
+
+class Forwards:
+    """Stands in the way of the model's forward passes: counts them, and lets a test hold the next one."""
+
+    def __init__(self, service: TextGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.service = service
+        self.count = 0
+        self.threads: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.loop = asyncio.get_running_loop()
+        self.entered = asyncio.Event()
+        self._real = service._model._forward
+        monkeypatch.setattr(service._model, "_forward", self._forward)
+
+    def _forward(self, new: Sequence[int], cache: object) -> torch.Tensor:
+        self.count += 1
+        self.threads.add(threading.get_ident())
+        self.loop.call_soon_threadsafe(self.entered.set)
+        assert self.gate.wait(30), "the event loop never opened the gate: is it blocked by the model?"
+        return self._real(new, cache)
+
+    async def settled(self) -> int:
+        """The count when all that was handed to the worker before is done."""
+        await self.loop.run_in_executor(self.service._worker, lambda: None)
+        return self.count
+
+
+@pytest.fixture
+async def forwards(
+    service: TextGeneration, generator: TextGenerationClient, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Forwards]:
+    found = Forwards(service, monkeypatch)
+    yield found
+    found.gate.set()
+
+
+async def test_generate_continues_the_prompt_in_english(generator: TextGenerationClient) -> None:
+    reply = await generator.generate(GenerateRequest(prompt=PROMPT, max_new_tokens=8))
+    assert "Paris" in reply.text
+    assert (reply.tokens, reply.finish_reason) == (8, FinishReason.LENGTH)
+
+
+async def test_a_text_that_the_model_ends_itself_is_marked_so(generator: TextGenerationClient) -> None:
+    chat = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
+    reply = await generator.generate(GenerateRequest(prompt=chat, max_new_tokens=64))
+    assert reply.finish_reason is FinishReason.END_OF_TEXT
+    assert reply.tokens < 64
+    assert "<|im_end|>" not in reply.text
+
+
+async def test_stream_gives_the_text_of_generate_token_by_token(generator: TextGenerationClient) -> None:
+    request = GenerateRequest(prompt=PROMPT, max_new_tokens=12)
+    tokens = [token async for token in generator.stream(request)]
+    assert "".join(token.text for token in tokens) == (await generator.generate(request)).text
+    assert [token.finish_reason for token in tokens] == [FinishReason.FINISH_REASON_UNSPECIFIED] * 11 + [
+        FinishReason.LENGTH
+    ]
+
+
+async def test_a_character_of_several_tokens_comes_whole(generator: TextGenerationClient) -> None:
+    pieces = [t.text async for t in generator.stream(GenerateRequest(prompt="🎉 🎊 🥳 🎁 🎈", max_new_tokens=12))]
+    assert "" in pieces, "no token of this text ended inside a character: the prompt no longer shows what it should"
+    assert "".join(pieces).strip()
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces[:-1])
+
+
+async def test_the_same_seed_gives_the_same_text(generator: TextGenerationClient) -> None:
+    request = GenerateRequest(prompt=PROMPT, max_new_tokens=8, temperature=1.5, seed=7)
+    first, again = await generator.generate(request), await generator.generate(request)
+    other = await generator.generate(GenerateRequest(prompt=PROMPT, max_new_tokens=8, temperature=1.5, seed=8))
+    assert first == again
+    assert first.text != other.text
+
+
+async def test_a_drawn_seed_is_told_and_can_be_used_again(generator: TextGenerationClient) -> None:
+    request = GenerateRequest(prompt=PROMPT, max_new_tokens=8, temperature=1.5)
+    drawn = await generator.generate(request)
+    again = GenerateRequest(prompt=PROMPT, max_new_tokens=8, temperature=1.5, seed=drawn.seed)
+    assert await generator.generate(again) == drawn
+    assert (await generator.generate(request)).seed != drawn.seed
+
+
+async def test_texts_that_take_turns_do_not_disturb_each_other(generator: TextGenerationClient) -> None:
+    requests = [
+        GenerateRequest(prompt=prompt, max_new_tokens=6, temperature=temperature, seed=3)
+        for prompt, temperature in ((PROMPT, 1.5), ("The storm took the bridge, so we", 1.5), (PROMPT, 0.0))
+    ]
+    together = await asyncio.gather(*(generator.generate(request) for request in requests))
+    assert together == [await generator.generate(request) for request in requests]
+
+
+async def test_a_long_prompt_is_read_in_pieces_with_the_same_result(
+    service: TextGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sampling = service._model, Sampling(max_new_tokens=4)
+    prompt = model.encode("One two three. " * 12, 4)
+    whole = list(model.steps(prompt, sampling))
+    monkeypatch.setattr(model_module, "PROMPT_CHUNK", 16)
+    pieces = list(model.steps(prompt, sampling))
+    assert None in pieces
+    assert [step for step in pieces if step is not None] == whole
+
+
+async def test_the_event_loop_stays_free_while_the_model_works(
+    generator: TextGenerationClient, forwards: Forwards
+) -> None:
+    forwards.gate.clear()
+    call = asyncio.create_task(generator.generate(GenerateRequest(prompt=PROMPT, max_new_tokens=2)))
+    await forwards.entered.wait()
+    forwards.gate.set()  # a blocked loop would never come here
+    await call
+    assert len(forwards.threads) == 1
+    assert threading.get_ident() not in forwards.threads
+
+
+async def test_cancelling_generate_stops_the_model_at_the_next_token(
+    generator: TextGenerationClient, forwards: Forwards
+) -> None:
+    call = asyncio.create_task(generator.generate(GenerateRequest(prompt=PROMPT, max_new_tokens=64)))
+    await forwards.entered.wait()
+    forwards.gate.clear()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    forwards.gate.set()
+    count = await forwards.settled()
+    assert count < 10
+    assert await forwards.settled() == count
+
+
+async def test_leaving_a_stream_stops_the_model_at_the_next_token(
+    generator: TextGenerationClient, forwards: Forwards
+) -> None:
+    async with generator.stream(GenerateRequest(prompt=PROMPT, max_new_tokens=64)) as tokens:
+        await anext(tokens)
+    count = await forwards.settled()
+    assert count < 10
+    assert await forwards.settled() == count
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [
+        (GenerateRequest(prompt=""), "prompt: empty"),
+        (GenerateRequest(prompt=PROMPT, max_new_tokens=-1), "max_new_tokens: -1"),
+        (GenerateRequest(prompt=PROMPT, max_new_tokens=65), "max_new_tokens: 65 is not in 0 to 64"),
+        (GenerateRequest(prompt=PROMPT, temperature=-0.5), "temperature: -0.5"),
+        (GenerateRequest(prompt=PROMPT, temperature=float("nan")), "temperature: nan"),
+        (GenerateRequest(prompt=PROMPT, temperature=float("inf")), "temperature: inf"),
+        (GenerateRequest(prompt="a b " * 4200, max_new_tokens=8), "tokens and 8 new tokens do not fit"),
+        (GenerateRequest(prompt="a" * 1_000_000, max_new_tokens=8), "1000000 characters and 8 new tokens do not fit"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_wrong_request_is_refused_with_its_fault(
+    generator: TextGenerationClient, request_: GenerateRequest, fault: str
+) -> None:
+    with pytest.raises(ServiceError, match=fault) as refused:
+        await generator.generate(request_)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    with pytest.raises(ServiceError, match=fault):
+        await anext(generator.stream(request_))
+
+
+def test_wrong_args_stop_the_start() -> None:
+    with pytest.raises(StartError, match="temperature must be in 0 to 2"):
+        TextGeneration(temperature=3)
+
+
+def test_a_device_that_is_not_here_stops_the_start() -> None:
+    with pytest.raises(StartError, match="device 'cuda:99' cannot be used"):
+        CausalModel("smollm2-135m", "cuda:99")
+
+
+def as_bytes(ids: Sequence[int]) -> str:
+    """A tokenizer whose tokens are bytes."""
+    return bytes(ids).decode(errors="replace")
+
+
+def as_words(ids: Sequence[int]) -> str:
+    """A tokenizer that writes a space before each word but drops the first, as sentencepiece does."""
+    return "".join(f" w{id_}" for id_ in ids)[1:]
+
+
+def pieces_of(decode: Callable[[Sequence[int]], str], prompt: Sequence[int], ids: Sequence[int]) -> list[str]:
+    text = IncrementalText(decode, prompt)
+    return [text.add(id_) for id_ in ids] + [text.flush()]
+
+
+@given(prompt=st.text(), text=st.text())
+def test_pieces_are_whole_characters_and_make_the_text(prompt: str, text: str) -> None:
+    pieces = pieces_of(as_bytes, prompt.encode(), text.encode())
+    assert "".join(pieces) == text
+    if "\N{REPLACEMENT CHARACTER}" not in text:
+        assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+
+
+@given(st.binary())
+def test_bytes_that_are_no_text_come_out_as_in_the_whole(data: bytes) -> None:
+    assert "".join(pieces_of(as_bytes, b"", data)) == as_bytes(data)
+
+
+def test_the_space_after_the_prompt_is_kept() -> None:
+    assert pieces_of(as_words, [1, 2], [3, 4]) == [" w3", " w4", ""]
+
+
+def test_only_the_likeliest_tokens_are_drawn() -> None:
+    scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    random = torch.Generator().manual_seed(0)
+    drawn = {sample(scores, temperature=1.0, top_p=0.75, random=random) for _ in range(200)}
+    assert drawn == {0, 1}
