@@ -146,17 +146,21 @@ def call(
         str, typer.Option(metavar="DURATION", help="How long the call may take.")
     ] = f"{_DEFAULTS.timeout:g}s",
 ) -> None:
-    """Call a method; print each reply as a line of JSON."""
+    """Call a method; print its replies as JSON.
+
+    A stream of replies is one line each. A method with a stream of requests takes a JSON array.
+    """
     from toolkit.call import call as call_method
 
-    if (graph is None) == (target is None):
-        raise typer.BadParameter("name what to call: --graph FILE or --target HOST:PORT")
-    address = target if graph is None else _entry_address(graph)
-    request = sys.stdin.read() if payload == "-" else payload
-    seconds = _duration("--timeout", timeout)
+    replies = call_method(
+        _address(graph, target),
+        method,
+        sys.stdin.read() if payload == "-" else payload,
+        timeout=_duration("--timeout", timeout),
+    )
 
     async def print_replies() -> None:
-        async for reply in call_method(address, method, request, timeout=seconds):
+        async for reply in replies:
             typer.echo(reply)
 
     asyncio.run(print_replies())
@@ -220,9 +224,13 @@ def _duration(option: str, text: str) -> float:
         raise typer.BadParameter(f"{option} {error}") from None
 
 
-def _entry_address(file: Path) -> str:
+def _address(graph: Path | None, target: str | None) -> str:
     from toolkit.launcher.addresses import LOOPBACK
     from toolkit.launcher.manifest import load_graph
 
-    graph = load_graph(file)
-    return f"{LOOPBACK}:{graph.port(graph.entry)}"
+    if graph is not None and target is None:
+        loaded = load_graph(graph)
+        return f"{LOOPBACK}:{loaded.port(loaded.entry)}"
+    if target is not None and graph is None:
+        return target
+    raise typer.BadParameter("name what to call: either --graph FILE or --target HOST:PORT")

@@ -62,6 +62,7 @@ def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ..
         bind=deployment.bind,
         start_timeout=limits.start_timeout,
         drain_timeout=limits.drain_timeout,
+        reflection=True,
         **{option: value for option, value in said.items() if value is not None},
     )
 
