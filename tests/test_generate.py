@@ -183,7 +183,7 @@ def test_errors_of_protoc_come_with_their_places(project: Project) -> None:
 def test_warnings_of_protoc_are_handed_on(project: Project) -> None:
     root = project({**proto3('import "app/empty.proto";'), "app/empty.proto": 'syntax = "proto3";'})
     assert generate_project(root, generate).warnings == (
-        "protos/app/greet/v1/greet.proto:2:1: warning: Import app/empty.proto is unused.",
+        "protos/app/greet/v1/greet.proto:2:1: Import app/empty.proto is unused.",
     )
 
 

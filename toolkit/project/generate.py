@@ -116,12 +116,15 @@ def _compile(root: Path, names: Iterable[str]) -> tuple[CodeGeneratorRequest, tu
         done = subprocess.run(command, cwd=root / PROTOS, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode:
             raise GenerateError(
-                _in_project(done.stderr, names) or f"protoc ended with {done.returncode} and without a word"
+                _errors(_in_project(done.stderr, names)) or f"protoc ended with {done.returncode}, without a word"
             )
         files = FileDescriptorSet.FromString(result.read_bytes()).file
-    return CodeGeneratorRequest(file_to_generate=names, proto_file=files), tuple(
-        _in_project(done.stderr, names).splitlines()
-    )
+    warnings = _in_project(done.stderr, names).replace(": warning: ", ": ").splitlines()
+    return CodeGeneratorRequest(file_to_generate=names, proto_file=files), tuple(warnings)
+
+
+def _errors(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if ": warning: " not in line)
 
 
 def _in_project(text: str, names: Iterable[str]) -> str:
