@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -150,6 +149,8 @@ def call(
 
     A stream of replies is one line each. A method with a stream of requests takes a JSON array.
     """
+    import asyncio
+
     from toolkit.call import call as call_method
 
     replies = call_method(
