@@ -84,7 +84,8 @@ def _check_free(port: int) -> None:
 async def _main(sentence: str) -> None:
     task = asyncio.current_task()
     assert task is not None, "a coroutine runs in a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     reply = await run(sentence)
     results = [{**dataclasses.asdict(each), "score": round(each.score, 4)} for each in reply.results]
     sys.stdout.write(json.dumps({"sentence": sentence, "results": results}, indent=2, ensure_ascii=False) + "\n")
@@ -100,7 +101,7 @@ def main() -> int:
     except (ToolkitError, ServiceError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         return 130
     return 0
 
