@@ -1,0 +1,313 @@
+"""`toolkit up` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.up import Project, Running, environ, toolkit, up, wait_gone, watch
+
+pytestmark = pytest.mark.integration
+
+LEAF = 'entry: {class: "classes:Leaf", port: PORT}'
+PAIR = 'leaf: {class: "classes:Leaf"}\nentry: {class: "classes:Caller", port: PORT}'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def begin_call(project: Project, text: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "toolkit",
+            "call",
+            "Say",
+            json.dumps({"text": text}),
+            "--target",
+            f"127.0.0.1:{project.port}",
+        ],
+        cwd=project.folder,
+        env=environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_graph_comes_up_answers_and_goes_down(project: Project) -> None:
+    path = project.write(PAIR)
+    with up(path) as running:
+        ready = running.wait_ready()
+        assert re.search(rf"ready: test on 127\.0\.0\.1:{project.port} \(2 replicas, \d+\.\d s\)", ready)
+        assert f"toolkit call METHOD '{{}}' --graph {path}" in running.wait_line("call it: ")
+        with watch(running.replicas()) as replicas:
+            assert len(replicas) == 2
+            called = toolkit("call", "Say", '{"text": "hi"}', "--graph", "graph.yaml", folder=project.folder)
+            assert (called.returncode, called.stderr) == (0, "")
+            assert json.loads(called.stdout)["text"] == "hi"
+            running.signal(signal.SIGTERM)
+            assert running.wait_exit() == 0
+            assert wait_gone(replicas, 0)
+    assert running.errors == []
+    assert [line for line in running.said if "draining" in line][1:] == ["entry | draining", "leaf  | draining"]
+
+
+def test_every_variable_that_is_set_is_printed_before_anything_starts(project: Project) -> None:
+    with up(project.write(LEAF)) as running:
+        plan = running.wait_line("entry | ")
+        running.wait_ready()
+        (pid,) = running.replicas()
+        theirs = dict(each.partition("=")[::2] for each in Path(f"/proc/{pid}/environ").read_text().split("\0") if each)
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    ours = environ()
+    added = {
+        name: value for name, value in theirs.items() if ours.get(name) != value and not name.startswith("TOOLKIT_")
+    }
+    assert added
+    assert all(f"{name}={value}" in plan for name, value in added.items())
+
+
+def socket_folder(running: Running) -> Path:
+    return Path(running.wait_line("unix:").split("unix:")[1].split(",")[0]).parent
+
+
+def test_the_folder_of_the_sockets_is_private_and_goes_away(project: Project) -> None:
+    with up(project.write(LEAF)) as running:
+        folder = socket_folder(running)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    assert not folder.exists()
+
+
+def test_ctrl_c_lets_a_call_in_flight_finish(project: Project) -> None:
+    with up(project.write(PAIR)) as running:
+        running.wait_ready()
+        call = begin_call(project, "wait 1.5")
+        running.wait_line("call has begun")
+        running.signal(signal.SIGINT)
+        assert running.wait_exit() == 0
+        out, err = call.communicate()
+    assert (call.returncode, err) == (0, "")
+    assert json.loads(out)["text"] == "wait 1.5"
+
+
+def test_a_call_that_does_not_end_is_killed_after_the_limit(project: Project) -> None:
+    with up(project.write(LEAF), "--drain-timeout", "100ms") as running:
+        running.wait_ready()
+        call = begin_call(project, "block 600")
+        running.wait_line("call has begun")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 8
+        call.communicate()
+    assert running.errors == ["error: entry: still busy after 0.1 s of draining; killed"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_kills_at_once(project: Project, number: int, code: int) -> None:
+    with up(project.write(LEAF)) as running:
+        running.wait_ready()
+        call = begin_call(project, "block 600")
+        running.wait_line("call has begun")
+        with watch(running.replicas()) as replicas:
+            running.signal(number)
+            running.wait_line("draining, callers first; once more kills")
+            running.signal(number)
+            assert running.wait_exit() == code
+            assert wait_gone(replicas, 0)
+        call.communicate()
+
+
+def test_when_the_launcher_is_killed_its_replicas_go_and_the_next_one_sweeps(project: Project) -> None:
+    path = project.write(PAIR)
+    with up(path) as running:
+        folder = socket_folder(running)
+        with watch(running.replicas()) as replicas:
+            running.process.kill()
+            assert wait_gone(replicas, 5)
+    assert folder.exists()
+    with up(path) as again:
+        again.wait_ready()
+        assert not folder.exists()
+        again.signal(signal.SIGTERM)
+        assert again.wait_exit() == 0
+
+
+def test_what_a_replica_started_goes_with_it(project: Project) -> None:
+    with up(project.write('entry: {class: "classes:Parent", port: PORT}')) as running:
+        pid = int(running.wait_line("child ").split()[-1])
+        with watch([pid]) as child:
+            running.wait_ready()
+            running.signal(signal.SIGTERM)
+            assert running.wait_exit() == 0
+            assert wait_gone(child, 5)
+
+
+def test_a_class_that_cannot_be_made_is_told_once_and_all_goes_down(project: Project) -> None:
+    with up(project.write('leaf: {class: "classes:Leaf"}\nentry: {class: "classes:Broken", port: PORT}')) as running:
+        assert running.wait_exit() == 1
+    assert len(running.errors) == 1
+    assert running.errors[0].startswith("error: entry: ")
+    assert "no weights here" in running.errors[0]
+    assert "leaf  | stopped" in running.said
+
+
+def test_a_class_that_is_not_there_is_told(project: Project) -> None:
+    with up(project.write('entry: {class: "classes:Laef", port: PORT}')) as running:
+        assert running.wait_exit() == 1
+    assert len(running.errors) == 1
+    assert "Laef" in running.errors[0]
+
+
+def test_a_wrong_edge_stops_the_start(project: Project) -> None:
+    with up(project.write('leaf: {class: "classes:Leaf"}\nentry: {class: "classes:Wrong", port: PORT}')) as running:
+        assert running.wait_exit() == 2
+    assert len(running.errors) == 1
+    assert re.search(r"graph\.yaml:5: services\.entry: classes:Wrong has the handle 'leav'", running.errors[0])
+
+
+def test_a_cycle_stops_the_start(project: Project) -> None:
+    with up(project.write('leaf: {class: "classes:Ring"}\nentry: {class: "classes:Caller", port: PORT}')) as running:
+        assert running.wait_exit() == 2
+    assert len(running.errors) == 1
+    assert "a cycle of handles: leaf → entry → leaf" in running.errors[0]
+
+
+def test_not_ready_in_time_is_exit_code_4(project: Project) -> None:
+    path = project.write('entry: {class: "classes:Slow", port: PORT}')
+    with up(path, "--start-timeout", "3s") as running:
+        running.wait_line("entry | read weights 3/10")
+        with watch(running.replicas()) as replicas:
+            assert running.wait_exit() == 4
+            assert wait_gone(replicas, 0)
+    assert running.errors == [
+        "error: not ready after 3 s: entry (read weights 3/10); raise --start-timeout if it needs longer"
+    ]
+
+
+def test_ctrl_c_while_a_model_loads_is_quick_and_clean(project: Project) -> None:
+    with up(project.write('entry: {class: "classes:Slow", port: PORT}')) as running:
+        running.wait_line("read weights")
+        running.signal(signal.SIGINT)
+        assert running.wait_exit() == 0
+
+
+def test_a_replica_that_dies_takes_the_graph_down(project: Project) -> None:
+    with up(project.write('leaf: {class: "classes:Dies"}\nentry: {class: "classes:Caller", port: PORT}')) as running:
+        running.wait_ready()
+        call = begin_call(project, "x")
+        assert running.wait_exit() == 1
+        call.communicate()
+    assert running.errors == ["error: leaf: exited with code 3 while it served; its last lines are above"]
+
+
+def test_a_port_that_is_taken_is_told(project: Project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", project.port))
+        taken.listen()
+        with up(project.write(LEAF)) as running:
+            assert running.wait_exit() == 1
+    assert len(running.errors) == 1
+    assert str(project.port) in running.errors[0]
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(project: Project) -> None:
+    path = project.write('entry: {class: "classes:Leaf", port: PORT, device: cuda}')
+    with up(path, env=environ(CUDA_VISIBLE_DEVICES="")) as running:
+        assert running.wait_exit() == 3
+    assert running.said == [
+        f"error: {path}:4: services.entry.device: cuda asks for an NVIDIA GPU and this machine shows none; say auto or cpu"
+    ]
+
+
+def test_what_a_replica_prints_is_bounded_and_cleaned(project: Project) -> None:
+    with up(project.write('entry: {class: "classes:Chatty", port: PORT}')) as running:
+        running.wait_ready()
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    assert "entry | \\xffred" in running.said
+    assert "entry | to stderr" in running.said
+    assert "entry | 100%" in running.said
+    assert len([line for line in running.said if re.fullmatch(r"entry \| \d\d?%", line)]) <= 1
+    assert [len(line) for line in running.said if "xxx" in line] == [
+        256 * 1024 + 8,
+        256 * 1024 + 8,
+        700_000 - 512 * 1024 + 8,
+    ]
+
+
+def test_nohup_keeps_a_graph_up(project: Project) -> None:
+    path = project.write(LEAF)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with up(path) as running:
+            running.wait_ready()
+            running.signal(signal.SIGHUP)
+            running.signal(signal.SIGTERM)
+            assert running.wait_exit() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not any("SIGHUP" in line for line in running.said)
+
+
+def test_a_terminal_shows_progress_and_its_end_is_a_clean_stop(project: Project) -> None:
+    path = project.write('entry: {class: "classes:Slow", port: PORT}')
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", "up", str(path)],
+        cwd=project.folder,
+        env=environ(TERM="xterm", COLUMNS="200"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+    while b"read weights 3/10" not in seen:
+        seen += os.read(ours, 4096)
+    os.close(ours)  # the terminal's window is closed: from here on every write fails
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 0
+
+
+def test_replicas_share_nothing_of_an_outer_replicas_variables(project: Project) -> None:
+    path = project.write(LEAF)
+    with up(path, env=environ(TOOLKIT_LISTEN='["127.0.0.1:1"]', TOOLKIT_NONSENSE="1")) as running:
+        running.wait_ready()
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+
+
+def test_two_graphs_run_side_by_side(tmp_path: Path) -> None:
+    first, second = (Project(tmp_path / name) for name in ("a", "b"))
+    for each in (first, second):
+        each.folder.mkdir()
+    with up(first.write(LEAF)) as one, up(second.write(LEAF)) as other:
+        for running in (one, other):
+            running.wait_ready()
+        for running in (one, other):
+            running.signal(signal.SIGTERM)
+            assert running.wait_exit() == 0
+
+
+def test_several_replicas_come_up_under_their_own_names(project: Project) -> None:
+    path = project.write('leaf: {class: "classes:Leaf", replicas: 2}\nentry: {class: "classes:Caller", port: PORT}')
+    with up(path) as running:
+        assert "(3 replicas" in running.wait_ready()
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    assert any(line.startswith("leaf.1 | ready after") for line in running.said)
