@@ -50,7 +50,7 @@ def _ask(graph: Graph, command: Sequence[str]) -> Iterator[tuple[str, Descriptio
     except subprocess.TimeoutExpired:
         raise GraphError(f"{graph.path}: its classes are not imported after {TIMEOUT:g} s") from None
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    yield from ((name, f"the inspector said nothing of it: {last}") for name in classes)
+    yield from ((name, f"importing it ended its process: {last}") for name in classes)
     for line in done.stdout.splitlines():
         answer = _parse(line)
         if answer.get("deployment") in classes:
