@@ -165,6 +165,15 @@ def test_a_project_can_import_the_toolkits_proto(project: Project) -> None:
     assert "pixels: _gencode.Tensor | None = None" in (root / MODULE).read_text()
 
 
+def test_messages_of_google_keep_their_own_classes(project: Project) -> None:
+    body = 'import "google/rpc/status.proto";\nmessage Failure { google.rpc.Status status = 1; }'
+    root = project(proto3(body))
+    generate_project(root, generate)
+    text = (root / MODULE).read_text()
+    assert "from google.rpc import status_pb2 as _status_pb2\n" in text
+    assert "status: _status_pb2.Status | None = None\n" in text
+
+
 def test_the_toolkits_own_folder_is_refused(project: Project) -> None:
     root = project({"toolkit/v1/mine.proto": 'syntax = "proto3";'})
     assert problems(root) == [

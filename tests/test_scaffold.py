@@ -97,7 +97,7 @@ def test_its_own_tests_pass(project: Path) -> None:
 def test_it_is_well_typed(project: Path) -> None:
     environment = {**ENVIRONMENT, "MYPYPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", f"--cache-dir={Path.cwd()}/.mypy_cache/typing"],
+        [sys.executable, "-m", "mypy", f"--cache-dir={Path.cwd()}/.mypy_cache/scaffold"],
         cwd=project,
         env=environment,
         capture_output=True,

@@ -96,7 +96,7 @@ class _Module:
             return ".".join((self._modules[symbol.path], first, *rest))
         if scope is None:
             return ".".join((first, *rest))
-        if rest and (first, *rest[:-1]) == scope.path and rest[-1] not in self._top:
+        if rest and (first, *rest[:-1]) == scope.path and rest[-1] not in self._top | names.BUILTINS:
             return rest[-1]
         if first in scope.members or first in names.BUILTINS:
             self.hidden[first] = self._classes[first]

@@ -9,7 +9,7 @@ from typing import assert_type
 import numpy as np
 from golden.cardinalities.v1.cardinalities_toolkit import CardinalitiesBase, CardinalitiesClient, Item, Sum
 from golden.imports.v1.imports_toolkit import Everything
-from golden.keywords.v1.class_toolkit import KeywordsClient, None_, Shadow, Words
+from golden.keywords.v1.class_toolkit import KeywordsClient, None_, Shadow, Within, Words
 from golden.keywords.v1.class_toolkit import list as ListMessage  # noqa: N812 - a type of this name is the point
 from golden.nested.v1 import nested_toolkit as nested
 from golden.oneofs.v1.oneofs_toolkit import Input
@@ -95,6 +95,8 @@ def names() -> None:
     assert_type(nested.Hides().parts, list[nested.Outer.Part])
     assert_type(ListMessage().list, list[ListMessage])
     assert_type(None_().global_, Shadow)
+    assert_type(Within().kind, Within.int)
+    assert_type(Within().number, int)
 
 
 async def hidden(client: KeywordsClient) -> None:

@@ -7,6 +7,7 @@ them is handed in, and written when all of it is right.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def _compile(root: Path, names: Iterable[str]) -> tuple[CodeGeneratorRequest, tu
         result = Path(folder) / "descriptors"
         command = [
             *(sys.executable, "-P", "-m", "grpc_tools.protoc"),
-            *(f"--proto_path={include}" for include in (".", INSTALLED)),
+            *(f"--proto_path={include}" for include in dict.fromkeys((".", INSTALLED, *_google_roots()))),
             *("--include_imports", "--include_source_info", f"--descriptor_set_out={result}"),
             *names,
         ]
@@ -121,6 +122,13 @@ def _compile(root: Path, names: Iterable[str]) -> tuple[CodeGeneratorRequest, tu
         files = FileDescriptorSet.FromString(result.read_bytes()).file
     warnings = _in_project(done.stderr, names).replace(": warning: ", ": ").splitlines()
     return CodeGeneratorRequest(file_to_generate=names, proto_file=files), tuple(warnings)
+
+
+def _google_roots() -> Iterator[Path]:
+    """Where google/rpc/*.proto and its neighbours are: googleapis-common-protos ships them beside their modules."""
+    spec = importlib.util.find_spec("google.rpc")
+    folders = spec.submodule_search_locations if spec is not None else None
+    yield from (Path(folder).parents[1] for folder in folders or ())
 
 
 def _errors(text: str) -> str:

@@ -20,6 +20,7 @@ _gencode.file(
     b'"<\n\x03str\x12\n\n\x02in\x18\x01 \x01(\t\x12)\n\x06object\x18\x02 \x01(\x0b2\x19.golden.keywords.v1.tuple'
     b'"<\n\x05tuple\x123\n\x07missing\x18\x01 \x01(\x0b2".golden.keywords.v1.NotImplemented'
     b'""\n\x0eNotImplemented\x12\x10\n\x08property\x18\x01 \x01(\x05'
+    b'"[\n\x06Within\x12,\n\x04kind\x18\x01 \x01(\x0e2\x1e.golden.keywords.v1.Within.int\x12\x0e\n\x06number\x18\x02 \x01(\x05"\x13\n\x03int\x12\x0c\n\x08INT_ZERO\x10\x00'
     b'*V\n\x06Shadow\x12\x08\n\x04name\x10\x00\x12\t\n\x05value\x10\x01\x12\x07\n\x03mro\x10\x02\x12\x08\n\x04True\x10\x03\x12\x08\n\x04real\x10\x05\x12\x0e\n\nfrom_bytes\x10\x06\x12\n\n\x06global\x10\x07'
     b'2\x86\x03\n\x08Keywords\x12=\n\x06Import\x12\x19.golden.keywords.v1.Words\x1a\x18.golden.keywords.v1.None\x12:\n\x05Class\x12\x17.golden.keywords.v1.str\x1a\x18.golden.keywords.v1.list\x12<\n\x04List\x12\x18.golden.keywords.v1.list\x1a\x18.golden.keywords.v1.list0\x01\x129\n\x03Str\x12\x17.golden.keywords.v1.str\x1a\x17.golden.keywords.v1.str(\x01\x12?\n\x05print\x12\x18.golden.keywords.v1.None\x1a\x18.golden.keywords.v1.None(\x010\x01\x12E\n\x04Self\x12".golden.keywords.v1.NotImplemented\x1a\x19.golden.keywords.v1.tuple'
     b'b\x06proto3'
@@ -96,6 +97,17 @@ class tuple(_gencode.Message):
 @_dataclasses.dataclass(kw_only=True, slots=True)
 class NotImplemented(_gencode.Message):
     property: int = 0
+
+
+@_gencode.message("golden.keywords.v1.Within")
+@_dataclasses.dataclass(kw_only=True, slots=True)
+class Within(_gencode.Message):
+    @_gencode.enum("golden.keywords.v1.Within.int")
+    class int(_gencode.Enum):
+        INT_ZERO = 0
+
+    kind: Within.int = _dataclasses.field(default_factory=lambda: Within.int.INT_ZERO)
+    number: _builtins.int = 0
 
 
 _KEYWORDS_IMPORT = _gencode.Method(
