@@ -103,8 +103,9 @@ class Client:
 def _call(timeout: float | None, metadata: Metadata | None) -> Call:
     """What goes out with a call: the earlier of the caller's own deadline and that of the call being answered."""
     answering = ambient.get()
-    inherited = None if answering is None else answering.deadline
-    deadline = earliest(inherited, None if timeout is None else Deadline.after(timeout))
+    deadline = None if answering is None else answering.deadline
+    if timeout is not None:
+        deadline = earliest(deadline, Deadline.after(timeout))
     if deadline is not None and deadline.is_expired():
         raise ServiceError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call was sent")
     return Call(deadline, () if metadata is None else _pairs(metadata))

@@ -8,9 +8,10 @@ can hold no tensor ("plain") and those that can ("gathered").
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
@@ -22,6 +23,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from toolkit.message import Message, class_of
 from toolkit.tensor import ALIGNMENT, DType, Tensor
 from toolkit.wire import LENGTH, MAX_DEPTH, DecodeError, scan, varint
+
+__all__ = ["DecodeError", "EncodeError", "decode", "encode"]
 
 M = TypeVar("M")
 
@@ -40,21 +43,12 @@ def encode(message: Any) -> bytes:
 
     Raises EncodeError naming the field at fault.
     """
-    if isinstance(message, ProtobufMessage):
-        return message.SerializeToString()
-    plan = _plan(type(message))
-    if isinstance(plan, _MessagePlan) and not plan.gathered:
-        return plan.plain_bytes(message)
-    parts: list[bytes | memoryview] = []
-    plan.gather(message, parts, 0)
-    return b"".join(parts)
+    return _plan(type(message)).encode(message)
 
 
 def decode(cls: type[M], data: bytes) -> M:
     """The message of type `cls` in `data`. Its large tensors are views of `data`. Raises DecodeError."""
     try:
-        if issubclass(cls, ProtobufMessage):
-            return cast("M", cls.FromString(data))
         return cast("M", _plan(cls).decode(data))
     except ProtobufDecodeError as error:
         raise DecodeError(str(error)) from None
@@ -63,10 +57,9 @@ def decode(cls: type[M], data: bytes) -> M:
 class _Field:
     """A field of a message: how its value goes to and comes from protobuf's own message."""
 
-    __slots__ = ("attribute", "name", "oneof", "read", "same", "write")
+    __slots__ = ("attribute", "oneof", "read", "read_line", "set_line", "write")
 
     def __init__(self, field: FieldDescriptor, attribute: str) -> None:
-        self.name = field.name
         self.attribute = attribute
         oneof = field.containing_oneof
         self.oneof = oneof.name if oneof is not None and len(oneof.fields) > 1 else None
@@ -74,8 +67,26 @@ class _Field:
         """(pb, value): set the field in protobuf's message."""
         self.read = _reader(field)
         """(pb): its value from protobuf's message."""
-        self.same = not (field.is_repeated or field.has_presence or field.enum_type)
-        """The value is always there, and the same on both sides."""
+        theirs = f"pb.{field.name}" if attribute == field.name else None
+        always = not (field.is_repeated or field.has_presence)
+        self.set_line = f"write(pb, message.{attribute})"
+        self.read_line = f"message.{attribute} = read(pb)"
+        if not always:
+            self.set_line = f"if (value := message.{attribute}) is not None: write(pb, value)"
+        if theirs and always:
+            self.set_line = f"{theirs} = message.{attribute}"
+            if field.enum_type is None:
+                self.read_line = f"message.{attribute} = {theirs}"
+
+
+def _straight_line(signature: str, lines: list[str], helpers: list[Callable[..., Any]]) -> Callable[[Any, Any], None]:
+    """A function of these lines, each with a helper `write` or `read` of its own: moving a field costs an instruction or
+    two, and no loop. Every name in a line is an identifier that protobuf has checked.
+    """
+    body = [re.sub(r"\b(write|read)\(", f"helper{i}(", line) for i, line in enumerate(lines)] or ["pass"]
+    namespace: dict[str, Any] = {f"helper{i}": helper for i, helper in enumerate(helpers)}
+    exec(f"def move({signature}):\n " + "\n ".join(body), namespace)
+    return cast("Callable[[Any, Any], None]", namespace["move"])
 
 
 class _MessagePlan:
@@ -87,33 +98,27 @@ class _MessagePlan:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
         self.gathered = {f.number: _Gathered(f, plan) for f, plan in fields if _is_gathered(f)}
         plain = [plan for f, plan in fields if f.number not in self.gathered]
-        self._same = tuple((f.name, f.attribute) for f in plain if f.same)
-        self._others = tuple(f for f in plain if not f.same)
         self._small = tuple(plan for f, plan in fields if f.number in self.gathered)
         self._oneofs = _exclusive_attributes(plan for _, plan in fields)
         self._rivals = _rivals(descriptor, self.gathered)
+        self._plain_fields = plain
+        self._set_all = _straight_line("pb, message", [f.set_line for f in plain], [f.write for f in plain])
+        self._read_all = _straight_line("pb, message", [f.read_line for f in plain], [f.read for f in plain])
 
     def fill(self, pb: Any, message: Any) -> None:
         """Set the plain fields of protobuf's message, and what this side does not know."""
-        attribute = ""
         try:
-            for name, attribute in self._same:
-                setattr(pb, name, getattr(message, attribute))
-            for field in self._others:
-                value = getattr(message, attribute := field.attribute)
-                if value is not None:
-                    field.write(pb, value)
-        except EncodeError as error:
-            raise EncodeError(f"{self.cls.__name__}.{attribute}: {error}") from None
-        except (TypeError, ValueError, AttributeError) as error:
-            wrong = getattr(message, attribute, None)
-            raise EncodeError(
-                f"{self.cls.__name__}.{attribute}: {type(wrong).__name__} {wrong!r:.80} does not fit: {error}"
-            ) from None
-        self._check_oneofs(message)
+            self._set_all(pb, message)
+        except (EncodeError, TypeError, ValueError, AttributeError) as error:
+            raise self._culprit(message, error) from None
+        if self._oneofs:
+            self._check_oneofs(message)
         unknown = getattr(message, "_unknown", b"")
         if unknown:
             pb.MergeFromString(unknown)
+
+    def encode(self, message: Any) -> bytes:
+        return _joined(self, message) if self.gathered else self.plain_bytes(message)
 
     def plain_bytes(self, message: Any) -> bytes:
         """The encoding of what `fill` sets."""
@@ -177,13 +182,23 @@ class _MessagePlan:
     def _plain(self, pb: Any) -> Any:
         """A message with the plain fields set, and nothing but them."""
         message = object.__new__(self.cls)
-        for name, attribute in self._same:
-            setattr(message, attribute, getattr(pb, name))
-        for field in self._others:
-            setattr(message, field.attribute, field.read(pb))
+        self._read_all(pb, message)
         if len(UnknownFieldSet(pb)):
             message._unknown = _unknown_bytes(pb)
         return message
+
+    def _culprit(self, message: Any, error: Exception) -> EncodeError:
+        """The error that names the field: each is tried alone."""
+        for field in self._plain_fields:
+            try:
+                _straight_line("pb, message", [field.set_line], [field.write])(self.pb(), message)
+            except EncodeError as inner:
+                return EncodeError(f"{self.cls.__name__}.{field.attribute}: {inner}")
+            except (TypeError, ValueError, AttributeError) as inner:
+                value = getattr(message, field.attribute, None)
+                what = f"{type(value).__name__} {value!r:.80}"
+                return EncodeError(f"{self.cls.__name__}.{field.attribute}: {what} does not fit: {inner}")
+        return EncodeError(f"{self.cls.__name__}: {error}")
 
     def _check_oneofs(self, message: Any) -> None:
         for name, attributes in self._oneofs:
@@ -214,6 +229,9 @@ class _TensorPlan:
         parts.append(payload)
         return len(head) + len(length) + payload.nbytes
 
+    def encode(self, value: Tensor) -> bytes:
+        return _joined(self, value)
+
     def weight(self, value: Tensor) -> int:
         return value.nbytes
 
@@ -236,16 +254,17 @@ class _TensorPlan:
         return _checked(pb.dtype, pb.shape, _view(buffer, *payload))
 
 
-class _Plan(Protocol):
-    """How values of one type move to and from bytes."""
+class _ForeignPlan:
+    """protobuf's own messages, google.protobuf.* above all, move by themselves."""
 
-    def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None) -> int: ...
-    def weight(self, value: Any) -> int: ...
-    def decode(self, data: bytes) -> Any: ...
-    def from_pb(self, pb: Any) -> Any: ...
-    def slice(self, buffer: bytes, start: int, end: int, budget: _Budget, depth: int = 0) -> Any: ...
+    def __init__(self, cls: type[ProtobufMessage]) -> None:
+        self.decode = cls.FromString
+
+    def encode(self, message: ProtobufMessage) -> bytes:
+        return message.SerializeToString()
 
 
+_Plan = _MessagePlan | _TensorPlan | _ForeignPlan
 _DATA: Final = 15
 _PADDING: Final = 14
 
@@ -261,7 +280,8 @@ class _Gathered:
         self._is_repeated = field.is_repeated
 
     @property
-    def plan(self) -> _Plan:
+    def plan(self) -> Any:
+        """That of a message or a tensor, by the field's type."""
         return _entry_plan(self._descriptor) if self._is_map else _plan_of(self._descriptor)
 
     def items(self, value: Any) -> Iterable[Any]:
@@ -308,6 +328,13 @@ class _Entry:
     _unknown: bytes = b""
 
 
+def _joined(plan: _MessagePlan | _TensorPlan, value: Any) -> bytes:
+    """The one copy of the tensors on their way out."""
+    parts: list[bytes | memoryview] = []
+    plan.gather(value, parts, 0)
+    return b"".join(parts)
+
+
 class _Budget:
     """How many tensors one message may still hold."""
 
@@ -334,6 +361,8 @@ def _plan(cls: type[Any]) -> _Plan:
 
 def _make_plan(cls: type[Any]) -> _Plan:
     pool = descriptor_pool.Default()
+    if issubclass(cls, ProtobufMessage):
+        return _ForeignPlan(cls)
     if cls is Tensor:
         return _TensorPlan(pool.FindMessageTypeByName("toolkit.v1.Tensor"))
     name = getattr(cls, "__proto__", None)
@@ -455,6 +484,8 @@ def _reader(field: FieldDescriptor) -> Callable[[Any], Any]:
 def _field_reader(field: FieldDescriptor, name: str, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     if convert is None and field.is_repeated:
         return lambda pb: list(getattr(pb, name))
+    if convert is None and not field.has_presence:
+        return lambda pb: getattr(pb, name)
     if convert is None:
         return lambda pb: getattr(pb, name) if pb.HasField(name) else None
     if field.is_repeated:
@@ -470,7 +501,7 @@ def _converter(field: FieldDescriptor) -> Callable[[Any], Any] | None:
         return class_of(field.enum_type.full_name)
     if field.message_type is None or issubclass(cls := _class_of(field.message_type), ProtobufMessage):
         return None
-    return lambda pb: _plan(cls).from_pb(pb)
+    return lambda pb: cast("_MessagePlan", _plan(cls)).from_pb(pb)
 
 
 def _exclusive_attributes(fields: Iterable[_Field]) -> tuple[tuple[str, tuple[str, ...]], ...]:

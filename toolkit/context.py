@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from toolkit.deadline import Deadline
 from toolkit.method import Method
@@ -15,21 +14,40 @@ Metadata = Mapping[str, str | bytes]
 MetadataPairs = tuple[tuple[str, str | bytes], ...]
 
 
-@dataclass(slots=True)
+class Origin(Protocol):
+    """Where a call came from, asked only when a handler wants to know. Named as grpc.aio names it."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+    def peer(self) -> str: ...
+
+
 class Context:
     """One call, seen from its handler.
 
     Calls that the handler makes through its handles inherit the deadline by themselves: there is no need to pass this on.
     """
 
-    method: Method[Any, Any]
-    deadline: Deadline | None = None
-    metadata: MetadataPairs = ()
-    """What the caller sent, in order; a key may occur more than once."""
-    peer: str = ""
-    """The caller's address."""
-    reply_metadata: dict[str, str | bytes] = field(default_factory=dict)
-    """Sent back when the call ends (gRPC's trailing metadata)."""
+    __slots__ = ("_origin", "deadline", "method", "reply_metadata")
+
+    def __init__(
+        self, method: Method[Any, Any], *, deadline: Deadline | None = None, origin: Origin | None = None
+    ) -> None:
+        self.method = method
+        self.deadline = deadline
+        self.reply_metadata: dict[str, str | bytes] = {}
+        """Sent back when the call ends (gRPC's trailing metadata)."""
+        self._origin = origin
+
+    @property
+    def metadata(self) -> MetadataPairs:
+        """What the caller sent, in order; a key may occur more than once."""
+        sent = None if self._origin is None else self._origin.invocation_metadata()
+        return tuple((key, value) for key, value in sent or ())
+
+    @property
+    def peer(self) -> str:
+        """The caller's address."""
+        return "" if self._origin is None else self._origin.peer()
 
     def remaining(self) -> float | None:
         """Seconds until nobody waits for the answer; None when the call has no deadline."""

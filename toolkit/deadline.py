@@ -32,4 +32,8 @@ class Deadline:
 
 def earliest(*deadlines: Deadline | None) -> Deadline | None:
     """The first of them to come; None when there is none."""
-    return min((d for d in deadlines if d is not None), key=lambda d: d.at, default=None)
+    found = None
+    for deadline in deadlines:
+        if deadline is not None and (found is None or deadline.at < found.at):
+            found = deadline
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator
@@ -13,6 +12,7 @@ from toolkit.deadline import Deadline
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Method
 from toolkit.service import Service
+from toolkit.tasks import time_limit
 
 log = logging.getLogger("toolkit")
 
@@ -26,15 +26,15 @@ class Dispatcher:
 
     def __init__(self, service: Service, *, timeout: float) -> None:
         self.contract = service.__contract__
-        self._service = service
+        self._handlers = {method.path: getattr(service, method.attribute) for method in self.contract.methods}
         self._timeout = timeout
 
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         limit = self._enter(context)
         try:
-            async with asyncio.timeout(limit.remaining()):
-                reply = await getattr(self._service, method.attribute)(request, context)
+            with time_limit(limit.remaining()):
+                reply = await self._handlers[method.path](request, context)
         except Exception as error:
             raise self._failure(error, method, limit) from error
         self._check_reply(method, reply)
@@ -45,9 +45,9 @@ class Dispatcher:
         limit = self._enter(context)
         replies: Any = None
         try:
-            replies = getattr(self._service, method.attribute)(request, context)
+            replies = self._handlers[method.path](request, context)
             while True:
-                async with asyncio.timeout(limit.remaining()):
+                with time_limit(limit.remaining()):
                     reply = await anext(replies)
                 self._check_reply(method, reply)
                 yield reply

@@ -45,6 +45,8 @@ def register_file(serialized: bytes) -> None:
     try:
         descriptor_pool.Default().AddSerializedFile(serialized)
     except TypeError as error:
+        if "duplicate file name" not in str(error):
+            raise ImportError(f"protobuf refuses this .proto: {error}") from None
         raise ImportError(
             f"two different .proto files share one path: {error}. "
             "Give each a path of its own under the include root, for example <project>/<name>/v1/<name>.proto"

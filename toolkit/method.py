@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 Request = TypeVar("Request")
@@ -26,10 +26,11 @@ class Method(Generic[Request, Reply]):
     idempotent: bool = False
     """The .proto says `idempotency_level = NO_SIDE_EFFECTS` or `IDEMPOTENT`: it may be sent twice."""
 
-    @property
-    def path(self) -> str:
-        """As on the wire, `/services.scoring.v1.Scoring/Score`."""
-        return f"/{self.service}/{self.name}"
+    path: str = field(init=False)
+    """As on the wire, `/services.scoring.v1.Scoring/Score`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", f"/{self.service}/{self.name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -47,6 +48,7 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> No
         start = asyncio.create_task(_start(spec, service, handles, control, stack))
         if not await _first(start, stop, spec.start_timeout):
             return
+        gc.freeze()  # what was loaded stays: no collection needs to look at it again
         await server.open(Dispatcher(start.result(), timeout=spec.timeout))
         control.ready(addresses)
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))

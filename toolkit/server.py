@@ -37,10 +37,10 @@ class Server:
         self._limit = max_message_bytes
         self._dispatcher: Dispatcher | None = None
         self._server = grpc.aio.server(options=_options(max_message_bytes))
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         handlers = {method.name: self._handler(method) for method in contract.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflect:
             names = (contract.name, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -143,12 +143,8 @@ def _options(limit: int) -> list[tuple[str, Any]]:
 
 def _context(method: Method[Any, Any], call: Any) -> Context:
     left = call.time_remaining()
-    return Context(
-        method=method,
-        deadline=None if left is None or left > FOREVER else Deadline.after(left),
-        metadata=tuple((key, value) for key, value in call.invocation_metadata() or ()),
-        peer=call.peer(),
-    )
+    deadline = None if left is None or left > FOREVER else Deadline.after(left)
+    return Context(method, deadline=deadline, origin=call)
 
 
 def _decode(method: Method[Any, Any], data: bytes) -> Any:

@@ -48,3 +48,33 @@ async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P
 
     threading.Thread(target=work, daemon=True, name=getattr(function, "__name__", "work")).start()
     return await done
+
+
+class time_limit:  # noqa: N801 - used like asyncio.timeout
+    """`asyncio.timeout` for the path of every call: the same rules in fewer steps, and nothing to await.
+
+    `with time_limit(seconds):` raises TimeoutError in place of the CancelledError with which it ends the block.
+    """
+
+    __slots__ = ("_cancelling", "_is_over", "_seconds", "_task", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._is_over = False
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None  # calls are handled in tasks
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._timer = loop.call_later(max(self._seconds, 0), self._expire)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        if self._is_over and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            raise TimeoutError from error
+
+    def _expire(self) -> None:
+        self._is_over = True
+        self._task.cancel()

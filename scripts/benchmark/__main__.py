@@ -33,7 +33,9 @@ def main() -> int:
 
 def text(outcome: Outcome) -> str:
     measured = ", ".join(f"{key} {value:g}" for key, value in outcome.measured.items())
-    return f"{outcome.case:18} {outcome.ratio:8.3f}  {outcome.target:9} {'ok' if outcome.met else 'MISSED':7} {measured}"
+    return (
+        f"{outcome.case:18} {outcome.ratio:8.3f}  {outcome.target:9} {'ok' if outcome.met else 'MISSED':7} {measured}"
+    )
 
 
 if __name__ == "__main__":

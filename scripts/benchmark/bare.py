@@ -20,6 +20,7 @@ LIMIT: Final = 256 << 20
 OPTIONS: Final = [("grpc.max_receive_message_length", LIMIT), ("grpc.max_send_message_length", LIMIT)]
 _pool = descriptor_pool.Default()
 Note: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("services.echo.v1.Note"))
+Line: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("services.echo.v1.Line"))
 Image: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("services.echo.v1.Image"))
 
 
@@ -39,7 +40,7 @@ def handlers() -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(
         "services.echo.v1.Echo",
         {
-            "Say": unary(Note),
+            "Ping": unary(Line),
             "Reflect": unary(Image),
             "Raw": grpc.unary_unary_rpc_method_handler(echo),
             "Repeat": grpc.unary_stream_rpc_method_handler(repeat, Note.FromString, Note.SerializeToString),

@@ -13,33 +13,33 @@ from scripts.benchmark import bare
 from scripts.benchmark.case import Case, Outcome, Work, micros, time_in_turns
 from scripts.benchmark.processes import ours, theirs
 from services.echo.service import Echo
-from services.echo.v1.echo_toolkit import EchoClient, Note
+from services.echo.v1.echo_toolkit import EchoClient, Line
 from toolkit.dispatch import Dispatcher
 from toolkit.transport.local import LocalTransport
 
 IN_FLIGHT: Final = 32
-NOTE: Final = Note(text="a small message", number=7, tags=["x"])
+LINE: Final = Line(text="a small message", number=7)
 
 
-def bare_say(channel: grpc.aio.Channel) -> Work:
-    say = channel.unary_unary("/services.echo.v1.Echo/Say", bare.Note.SerializeToString, bare.Note.FromString)
-    return lambda: say(bare.Note(text="a small message", number=7, tags=["x"]))  # type: ignore[return-value]  # awaitable
+def bare_ping(channel: grpc.aio.Channel) -> Work:
+    ping = channel.unary_unary("/services.echo.v1.Echo/Ping", bare.Line.SerializeToString, bare.Line.FromString)
+    return lambda: ping(bare.Line(text="a small message", number=7))  # type: ignore[return-value]  # awaitable
 
 
-def our_say(echo: EchoClient) -> Work:
-    return lambda: echo.say(NOTE)
+def our_ping(echo: EchoClient) -> Work:
+    return lambda: echo.ping(LINE)
 
 
 async def call_grpc() -> Outcome:
     async with ours() as echo, theirs() as channel:
-        mine, other = await time_in_turns(our_say(echo), bare_say(channel), rounds=20, calls=100)
+        mine, other = await time_in_turns(our_ping(echo), bare_ping(channel), rounds=20, calls=100)
     measured = {"ours_us": micros(mine), "bare_us": micros(other)}
     return Outcome("call-grpc", micros(mine) / micros(other), "<=", 1.15, measured)
 
 
 async def throughput_grpc() -> Outcome:
     async with ours() as echo, theirs() as channel:
-        mine, other = await time_in_turns(_burst(our_say(echo)), _burst(bare_say(channel)), rounds=10, calls=1)
+        mine, other = await time_in_turns(_burst(our_ping(echo)), _burst(bare_ping(channel)), rounds=10, calls=1)
     ours_rate, bare_rate = 1e6 / micros(mine) * _BURST, 1e6 / micros(other) * _BURST
     measured = {"ours_per_s": ours_rate, "bare_per_s": bare_rate}
     return Outcome("throughput-grpc", ours_rate / bare_rate, ">=", 0.85, measured)
@@ -48,7 +48,7 @@ async def throughput_grpc() -> Outcome:
 async def call_local() -> Outcome:
     local = EchoClient(LocalTransport(Dispatcher(Echo(), timeout=60)))
     async with theirs() as channel:
-        mine, other = await time_in_turns(our_say(local), bare_say(channel), rounds=10, calls=200)
+        mine, other = await time_in_turns(our_ping(local), bare_ping(channel), rounds=10, calls=200)
     measured = {"ours_us": micros(mine), "bare_us": micros(other)}
     return Outcome("call-local", micros(other) / micros(mine), ">=", 25, measured)
 

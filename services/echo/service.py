@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from services.echo.v1.echo_toolkit import EchoBase, Image, Note
+from services.echo.v1.echo_toolkit import EchoBase, Image, Line, Note
 from toolkit.context import Context
 
 
 class Echo(EchoBase):
+    async def ping(self, request: Line, context: Context) -> Line:
+        return request
+
     async def say(self, request: Note, context: Context) -> Note:
         return request
 

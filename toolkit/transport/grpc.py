@@ -22,6 +22,7 @@ from toolkit.transport.base import Call, Feed
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
+MILLISECOND: Final = 0.001
 RECONNECT_AFTER_MS: Final = 50
 RECONNECT_AT_MOST_MS: Final = 1000
 
@@ -37,8 +38,9 @@ class GrpcTransport:
 
     async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
         data = self._encode(request)
+        send = self._callables.get(method.path) or self._callable(method)
         try:
-            reply = await self._callable(method)(data, timeout=_timeout(call), metadata=call.metadata)
+            reply = await send(data, timeout=_timeout(call), metadata=call.metadata or None)
         except grpc.aio.AioRpcError as error:
             raise from_status(error, self.addresses) from None
         return _decode(method.reply, reply)
@@ -46,7 +48,7 @@ class GrpcTransport:
     async def client_stream(
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> Reply:
-        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata)
+        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata or None)
         feed = Feed(requests, self._encode)
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
@@ -64,7 +66,7 @@ class GrpcTransport:
 
     async def server_stream(self, method: Method[Request, Reply], request: Request, call: Call) -> AsyncIterator[Reply]:
         data = self._encode(request)
-        ongoing = self._callable(method)(data, timeout=_timeout(call), metadata=call.metadata)
+        ongoing = self._callable(method)(data, timeout=_timeout(call), metadata=call.metadata or None)
         try:
             async for reply in ongoing:
                 yield _decode(method.reply, reply)
@@ -76,7 +78,7 @@ class GrpcTransport:
     async def bidi_stream(
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> AsyncIterator[Reply]:
-        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata)
+        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata or None)
         feed = Feed(requests, self._encode)
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
@@ -140,14 +142,14 @@ def _options(limit: int) -> list[tuple[str, Any]]:
 
 
 def _timeout(call: Call) -> float | None:
-    """Seconds for gRPC, cut to three digits: its header rounds up to that, and the other side must not get more than is
-    left here.
+    """Seconds for gRPC, cut to three digits: its header rounds up to that, from a clock that may lag, and the other side
+    must not get more than is left here.
     """
     if call.deadline is None:
         return None
-    left = max(call.deadline.remaining(), 0.001)
-    digit = 10.0 ** (floor(log10(left)) - 2)
-    return floor(left / digit) * digit
+    left = max(call.deadline.remaining(), MILLISECOND)
+    digit = max(10.0 ** (floor(log10(left)) - 2), MILLISECOND)
+    return max(floor(left / digit - 0.5) * digit, MILLISECOND)
 
 
 def _decode(cls: type[Reply], data: bytes) -> Reply:

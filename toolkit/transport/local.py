@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
 from toolkit import codec
-from toolkit.context import Context
+from toolkit.context import Context, MetadataPairs
 from toolkit.dispatch import Dispatcher, internal
 from toolkit.errors import ServiceError
 from toolkit.message import copy_message
@@ -113,8 +113,23 @@ class LocalTransport:
         return task
 
 
+class _Here:
+    """The origin of a call within this process."""
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self, metadata: MetadataPairs) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> MetadataPairs:
+        return self._metadata
+
+    def peer(self) -> str:
+        return "local"
+
+
 def _context(method: Method[Any, Any], call: Call) -> Context:
-    return Context(method=method, deadline=call.deadline, metadata=call.metadata, peer="local")
+    return Context(method, deadline=call.deadline, origin=_Here(call.metadata))
 
 
 def _through_codec(message: Any) -> Any:

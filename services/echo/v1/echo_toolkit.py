@@ -14,17 +14,27 @@ _gencode.require(1)
 
 _gencode.file(
     b'\n\x1bservices/echo/v1/echo.proto\x12\x10services.echo.v1\x1a\x17toolkit/v1/tensor.proto'
+    b'"$\n\x04Line\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03'
     b'"\x97\x02\n\x04Note\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05times\x18\x02 \x01(\x05\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06urgent\x18\x05 \x01(\x08\x12\x0c\n\x04blob\x18\x06 \x01(\x0c\x12\x0c\n\x04tags\x18\x07 \x03(\t\x122\n\x06counts\x18\x08 \x03(\x0b2".services.echo.v1.Note.CountsEntry\x12\x12\n\x05level\x18\t \x01(\rH\x00\x88\x01\x01\x12%\n\x05about\x18\n \x01(\x0b2\x16.services.echo.v1.Note\x1a-\n\x0bCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x028\x01B\x08\n\x06_level'
     b'"<\n\x05Image\x12"\n\x06pixels\x18\x01 \x01(\x0b2\x12.toolkit.v1.Tensor\x12\x0f\n\x07caption\x18\x02 \x01(\t'
-    b'2\xb6\x02\n\x04Echo\x12:\n\x03Say\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note"\x03\x90\x02\x01\x12@\n\x07Reflect\x12\x17.services.echo.v1.Image\x1a\x17.services.echo.v1.Image"\x03\x90\x02\x01\x12:\n\x06Repeat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note0\x01\x128\n\x04Join\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x01\x12:\n\x04Chat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x010\x01'
+    b'2\xf3\x02\n\x04Echo\x12;\n\x04Ping\x12\x16.services.echo.v1.Line\x1a\x16.services.echo.v1.Line"\x03\x90\x02\x01\x12:\n\x03Say\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note"\x03\x90\x02\x01\x12@\n\x07Reflect\x12\x17.services.echo.v1.Image\x1a\x17.services.echo.v1.Image"\x03\x90\x02\x01\x12:\n\x06Repeat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note0\x01\x128\n\x04Join\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x01\x12:\n\x04Chat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x010\x01'
     b'b\x06proto3'
 )
+
+
+@_gencode.message("services.echo.v1.Line")
+@_dataclasses.dataclass(kw_only=True, slots=True)
+class Line(_gencode.Message):
+    """One line of text."""
+
+    text: str = ""
+    number: int = 0
 
 
 @_gencode.message("services.echo.v1.Note")
 @_dataclasses.dataclass(kw_only=True, slots=True)
 class Note(_gencode.Message):
-    """A small message with a field of most kinds."""
+    """A message with a field of most kinds."""
 
     text: str = ""
     times: int = 0
@@ -49,6 +59,11 @@ class Image(_gencode.Message):
     caption: str = ""
 
 
+_ECHO_PING = _gencode.Method(
+    service="services.echo.v1.Echo", name="Ping", attribute="ping",
+    request=Line, reply=Line,
+    idempotent=True,
+)
 _ECHO_SAY = _gencode.Method(
     service="services.echo.v1.Echo", name="Say", attribute="say",
     request=Note, reply=Note,
@@ -74,7 +89,7 @@ _ECHO_CHAT = _gencode.Method(
     request=Note, reply=Note,
     client_streaming=True, server_streaming=True,
 )
-_ECHO = _gencode.Contract(name="services.echo.v1.Echo", methods=(_ECHO_SAY, _ECHO_REFLECT, _ECHO_REPEAT, _ECHO_JOIN, _ECHO_CHAT))
+_ECHO = _gencode.Contract(name="services.echo.v1.Echo", methods=(_ECHO_PING, _ECHO_SAY, _ECHO_REFLECT, _ECHO_REPEAT, _ECHO_JOIN, _ECHO_CHAT))
 
 
 class EchoBase(_gencode.Service):
@@ -84,6 +99,10 @@ class EchoBase(_gencode.Service):
     """
 
     __contract__ = _ECHO
+
+    async def ping(self, request: Line, context: _gencode.Context) -> Line:
+        """Returns the line as it came: the smallest call there is, for measuring."""
+        raise _gencode.unimplemented(_ECHO_PING)
 
     async def say(self, request: Note, context: _gencode.Context) -> Note:
         """Returns the message as it came."""
@@ -113,6 +132,10 @@ class EchoClient(_gencode.Client):
     """
 
     __contract__ = _ECHO
+
+    async def ping(self, request: Line, *, timeout: float | None = None, metadata: _gencode.Metadata | None = None) -> Line:
+        """Returns the line as it came: the smallest call there is, for measuring."""
+        return await self._unary(_ECHO_PING, request, timeout, metadata)
 
     async def say(self, request: Note, *, timeout: float | None = None, metadata: _gencode.Metadata | None = None) -> Note:
         """Returns the message as it came."""
