@@ -26,8 +26,8 @@ def up(
     graph = load_graph(path)
     placed = place(graph, find_machine(environ))
     with (
+        Processes(project_folder(path), command=command, environ=environ) as processes,  # signals are caught to the end
         runtime_folder(environ) as folder,
-        Processes(project_folder(path), command=command, environ=environ) as processes,
     ):
         launches = plan_launches(graph, placed, folder, limits)
         view = _make_view(placed, stream, environ)
