@@ -10,43 +10,55 @@ import asyncio
 import dataclasses
 import json
 import signal
-import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc.aio
+import yaml
 
 from services.inference_graph.v1.inference_graph_toolkit import InferenceGraphClient, ScoreReply, ScoreRequest
 from toolkit.connect import connect
 from toolkit.contract import wait_serving
 from toolkit.errors import ServiceError, ToolkitError
-from toolkit.launcher.manifest import load_graph
+from toolkit.launcher.addresses import LOOPBACK, pick_free_port
+from toolkit.launcher.folder import project_folder
 
 GRAPH = Path(__file__).with_name("graph.yaml")
-HOST = "127.0.0.1"
 
 
 async def run(sentence: str) -> ScoreReply:
     """The graph's answer. Raises ToolkitError when the graph does not come up, ServiceError when the call fails."""
-    graph = load_graph(GRAPH)
-    port = graph.port(graph.entry)
-    assert port is not None, "an entry always has a port"
-    _check_free(port)  # else whoever listens there would answer in the graph's place
-    async with running_graph() as up:
-        await _wait_ready(f"{HOST}:{port}", up)
-        async with connect(InferenceGraphClient, f"{HOST}:{port}") as client:
-            return await client.generate_score(ScoreRequest(sentence=sentence), timeout=120)
+    port = pick_free_port()  # the one in the graph file may be in use, by another graph even
+    with graph_file(port) as path:
+        async with running(path) as up:
+            await _wait_ready(f"{LOOPBACK}:{port}", up)
+            async with connect(InferenceGraphClient, f"{LOOPBACK}:{port}") as client:
+                return await client.generate_score(ScoreRequest(sentence=sentence), timeout=120)
+
+
+@contextmanager
+def graph_file(port: int) -> Iterator[Path]:
+    """`graph.yaml` with another port for its entry, somewhere in the project for as long as the block lasts."""
+    graph = yaml.safe_load(GRAPH.read_text())
+    graph["services"][graph["entry"]]["port"] = port
+    cache = project_folder(GRAPH) / ".cache"
+    cache.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="demo-", dir=cache) as folder:
+        path = Path(folder, GRAPH.name)
+        path.write_text(yaml.safe_dump(graph, sort_keys=False))
+        yield path
 
 
 @asynccontextmanager
-async def running_graph() -> AsyncIterator[Process]:
+async def running(graph: Path) -> AsyncIterator[Process]:
     """`toolkit up`, stopped and waited for at the end."""
     toolkit = Path(sys.executable).with_name("toolkit")
     up = await asyncio.create_subprocess_exec(
-        toolkit, "up", GRAPH, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+        toolkit, "up", graph, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
     )  # a session of its own: a Ctrl-C is for us, and we pass it on once
     try:
         yield up
@@ -67,18 +79,6 @@ async def _wait_ready(address: str, up: Process) -> None:
             ended.cancel()
     if up.returncode is not None:
         raise ToolkitError(f"the graph did not come up: toolkit up ended with exit code {up.returncode}")
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ToolkitError(
-                f"{HOST}:{port} cannot be used ({error.strerror}): stop what listens there, perhaps a graph in another "
-                f"terminal, or change `port` in {GRAPH}"
-            ) from None
 
 
 async def _main(sentence: str) -> None:
