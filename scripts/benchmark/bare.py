@@ -1,5 +1,6 @@
-"""The yardstick: grpc.aio as its own documentation uses it, with protobuf's own messages. `python -m scripts.benchmark.bare ADDRESS`
-serves it.
+"""The yardstick: grpc.aio as its own documentation uses it, with protobuf's own messages.
+
+`python -m scripts.benchmark.bare ADDRESS` serves it.
 """
 
 from __future__ import annotations

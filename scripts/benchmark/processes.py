@@ -29,9 +29,11 @@ async def ours(**environ: str) -> AsyncIterator[EchoClient]:
 @asynccontextmanager
 async def theirs(**environ: str) -> AsyncIterator[grpc.aio.Channel]:
     """The same service on bare grpc.aio, through a bare channel."""
-    async with server("scripts.benchmark.bare", **environ) as address:
-        async with grpc.aio.insecure_channel(address, options=bare.OPTIONS) as channel:
-            yield channel
+    async with (
+        server("scripts.benchmark.bare", **environ) as address,
+        grpc.aio.insecure_channel(address, options=bare.OPTIONS) as channel,
+    ):
+        yield channel
 
 
 @asynccontextmanager
