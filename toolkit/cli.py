@@ -20,7 +20,7 @@ _DEFAULTS = ReplicaSpec(service="")
 app = typer.Typer(
     name="toolkit",
     help="Compose machine-learning models as typed gRPC microservices.",
-    epilog="\b\nStart here:\n  toolkit new my_project && cd my_project && toolkit up graph.yaml",
+    epilog="\b\nStart here:\n  toolkit new my_project && cd my_project && toolkit generate && toolkit up graph.yaml",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -37,6 +37,8 @@ def main() -> None:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         sys.exit(EXIT_CODES.get(type(error), 1))
+    except KeyboardInterrupt:
+        sys.exit(130)  # before `up` catches signals, or after it has
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator
@@ -26,23 +28,30 @@ class Dispatcher:
 
     def __init__(self, service: Service, *, timeout: float) -> None:
         self.contract = service.__contract__
+        self.in_flight = 0
+        """Calls that are being handled."""
+        self._idle = asyncio.Event()
         self._handlers = {method.path: getattr(service, method.attribute) for method in self.contract.methods}
         self._timeout = timeout
 
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         limit = self._enter(context)
+        self.in_flight += 1
         try:
             with time_limit(limit.remaining()):
                 reply = await self._handlers[method.path](request, context)
         except Exception as error:
             raise self._failure(error, method, limit) from error
+        finally:
+            self._leave()
         self._check_reply(method, reply)
         return reply
 
     async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncGenerator[Any, None]:
         """Answer a method with a stream of replies. Closing the stream closes the handler's."""
         limit = self._enter(context)
+        self.in_flight += 1
         replies: Any = None
         try:
             replies = self._handlers[method.path](request, context)
@@ -56,8 +65,25 @@ class Dispatcher:
         except Exception as error:
             raise self._failure(error, method, limit) from error
         finally:
-            if hasattr(replies, "aclose"):
-                await replies.aclose()
+            try:
+                if hasattr(replies, "aclose"):
+                    await replies.aclose()
+            finally:
+                self._leave()
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Return once no call is being handled; False when some still are after `timeout` seconds."""
+        self._idle.clear()
+        if self.in_flight:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._idle.wait()
+        return not self.in_flight
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
 
     def _enter(self, context: Context) -> Deadline:
         limit = context.deadline or Deadline.after(self._timeout)

@@ -32,6 +32,7 @@ def main() -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # what user code prints on import must not mix with the answer
     for deployment, reference in json.load(sys.stdin).items():
         out.write(json.dumps(inspect(deployment, reference)) + "\n")
+        out.flush()  # the next class may end the process
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -33,10 +33,11 @@ from toolkit.tasks import in_daemon_thread
 from toolkit.transport.grpc import GrpcTransport
 
 log = logging.getLogger("toolkit")
+DRAIN_INCOMPLETE = 8
 
 
-async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> None:
-    """Serve until told to stop. Raises StartError where it cannot start."""
+async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
+    """Serve until told to stop. Returns how many calls its end cut off. Raises StartError where it cannot start."""
     stop = _stop_signal(control)
     handles = _connect(spec, dependencies(service))
     server = Server(service.__contract__, max_message_bytes=spec.max_message_bytes, reflect=spec.reflection)
@@ -47,14 +48,14 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> No
         stack.push_async_callback(server.drain, 0)
         start = asyncio.create_task(_start(spec, service, handles, control, stack))
         if not await _first(start, stop, spec.start_timeout):
-            return
+            return 0
         gc.freeze()  # what was loaded stays: no collection needs to look at it again
         await server.open(Dispatcher(start.result(), timeout=spec.timeout))
         control.ready(addresses)
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))
         await stop.wait()
         control.draining()
-        await server.drain(spec.drain_timeout)
+        return await server.drain(spec.drain_timeout)
 
 
 async def _start(
@@ -136,7 +137,7 @@ async def _first(start: asyncio.Task[Service], stop: asyncio.Event, timeout: flo
 
 
 def main() -> None:
-    """Exit code 0 after a stop, 1 when the replica cannot start, 2 for wrong usage."""
+    """Exit code 0 after a stop, 1 when the replica cannot start, 2 for wrong usage, 8 when its stop cut off calls."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     spec = _spec(sys.argv[1:], os.environ)
     control = Control(spec.control_fd)
@@ -144,8 +145,11 @@ def main() -> None:
     try:
         service = load_service(spec.service)
         control.described(describe(service))
-        _run_loop(run(dataclasses.replace(spec, deployment=spec.deployment or service.__name__), service, control))
-        code = 0
+        spec = dataclasses.replace(spec, deployment=spec.deployment or service.__name__)
+        lost = _run_loop(run(spec, service, control))
+        if lost:
+            log.warning("%d calls were still in flight after %g s, and were cancelled", lost, spec.drain_timeout)
+        code = DRAIN_INCOMPLETE if lost else 0
     except ToolkitError as error:
         _report(control, error)
         code = 1
@@ -164,13 +168,12 @@ def _report(control: Control, error: ToolkitError) -> None:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer to who typed it
 
 
-def _run_loop(work: Any) -> None:
+def _run_loop(work: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop  # not there on every platform
     except ImportError:
-        asyncio.run(work)
-    else:
-        uvloop.run(work)
+        return asyncio.run(work)
+    return uvloop.run(work)
 
 
 def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:

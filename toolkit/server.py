@@ -5,6 +5,7 @@ It listens before the service is ready, so that a wrong address fails at once an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -25,6 +26,8 @@ from toolkit.transport.grpc import too_large
 
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+LAST_SECONDS: Final = 1.0
+"""For a reply to leave after its handler has ended."""
 FOREVER: Final = 10**9
 """gRPC tells an absent deadline as a very long one."""
 
@@ -57,10 +60,18 @@ class Server:
         self._dispatcher = dispatcher
         await self._set_health(SERVING)
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse new calls, let those in flight finish for at most `timeout` seconds, then cancel them."""
+    async def drain(self, timeout: float) -> int:
+        """Refuse new calls, let those in flight finish for at most `timeout` seconds, then cancel them. Returns how many
+        had to be cancelled.
+        """
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(timeout)
+        refusing = asyncio.create_task(self._server.stop(None if not timeout else timeout + LAST_SECONDS))
+        left = 0
+        if self._dispatcher is not None and not await self._dispatcher.wait_idle(timeout):
+            left = self._dispatcher.in_flight
+            await self._server.stop(None)
+        await refusing
+        return left
 
     def _bind(self, address: str) -> str:
         try:

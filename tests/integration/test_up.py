@@ -117,6 +117,18 @@ def test_a_call_that_does_not_end_is_killed_after_the_limit(project: Project) ->
     assert running.errors == ["error: entry: still busy after 0.1 s of draining; killed"]
 
 
+def test_a_call_that_a_replica_cuts_off_itself_is_told_too(project: Project) -> None:
+    with up(project.write(LEAF), "--drain-timeout", "100ms") as running:
+        running.wait_ready()
+        calling = begin_call(project, "wait 60")
+        running.wait_line("call has begun")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 8
+        assert calling.wait(30) == 1
+        calling.communicate()
+    assert running.errors == ["error: entry: calls were still in flight at the end of its drain, and were cut off"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_kills_at_once(project: Project, number: int, code: int) -> None:
     with up(project.write(LEAF)) as running:

@@ -201,6 +201,9 @@ class Supervisor:
         was = replica.state
         self._move(replica, Step.EXITED if self._is_expected(replica, status) else Step.DIED)
         is_news = was is not State.FAILED and replica.state is State.FAILED
+        if status == DRAIN_INCOMPLETE and replica.kill_at is not None:
+            self._view.complain(f"{replica.name}: calls were still in flight at the end of its drain, and were cut off")
+            self._exit_code = self._exit_code or DRAIN_INCOMPLETE
         if is_news or self._exit_code is None:
             self._stop(SERVICE_FAILED, f"{replica.name}: {_obituary(was, status)}")
         self._drain_next_tier()
@@ -208,7 +211,8 @@ class Supervisor:
     def _is_expected(self, replica: _Replica, status: int) -> bool:
         """SIGTERM ends a replica that had no time yet to catch it."""
         is_ours = replica.kill_at is not None and status == -signal.SIGTERM
-        return status == 0 or is_ours or (replica.is_killed and status == -signal.SIGKILL)
+        is_drained = replica.kill_at is not None and status == DRAIN_INCOMPLETE
+        return status == 0 or is_drained or is_ours or (replica.is_killed and status == -signal.SIGKILL)
 
     def _signalled(self, number: int) -> None:
         name = _signal_name(number)
