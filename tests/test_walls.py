@@ -32,6 +32,7 @@ service
 client
 codec transport.base
 context contract status tensor
+limits
 errors deadline method spec wire message control memory tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""

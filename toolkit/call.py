@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 
 from toolkit.contract import fetch_service, served
 from toolkit.errors import ToolkitError
+from toolkit.limits import MessageLimits
 from toolkit.status import from_status
 from toolkit.transport.grpc import GrpcTransport
 
@@ -29,7 +30,7 @@ async def call(target: str, method: str, payload: str, *, timeout: float) -> Asy
     `method` is as much of `package.Service/Method` as is unique there. `payload` is one JSON object, or for a method with
     a request stream an array of them. Raises ToolkitError for what the caller wrote, ServiceError for what the call met.
     """
-    transport = GrpcTransport((target,), max_message_bytes=MAX_MESSAGE_BYTES)
+    transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES))
     try:
         await _reach(transport)
         found = await find_method(transport.channel, method, target)

@@ -25,6 +25,8 @@ class Method(Generic[Request, Reply]):
     server_streaming: bool = False
     idempotent: bool = False
     """The .proto says `idempotency_level = NO_SIDE_EFFECTS` or `IDEMPOTENT`: it may be sent twice."""
+    max_message_bytes: int = 0
+    """The .proto's own limit for a request or reply; 0 where it sets none."""
 
     path: str = field(init=False)
     """As on the wire, `/services.scoring.v1.Scoring/Score`."""

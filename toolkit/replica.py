@@ -24,6 +24,7 @@ from toolkit.control import Control
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
 from toolkit.inspect import describe
+from toolkit.limits import MessageLimits
 from toolkit.load import constructor_arguments, load_service
 from toolkit.memory import keep_freed_memory
 from toolkit.server import Server
@@ -40,7 +41,7 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
     """Serve until told to stop. Returns how many calls its end cut off. Raises StartError where it cannot start."""
     stop = _stop_signal(control)
     handles = _connect(spec, dependencies(service))
-    server = Server(service.__contract__, max_message_bytes=spec.max_message_bytes, reflect=spec.reflection)
+    server = Server(service.__contract__, limits=_limits(spec, spec.deployment), reflect=spec.reflection)
     async with AsyncExitStack() as stack:
         for transport in handles.values():
             stack.push_async_callback(transport.close)
@@ -105,8 +106,13 @@ def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str
                 f"handle {name} has no deployment {deployment!r}; known: {', '.join(sorted(spec.addresses)) or 'none'}. "
                 f"Add it to the graph file, let `bind` name another, or pass --handle {name}=ADDRESS"
             )
-        found[name] = GrpcTransport(spec.addresses[deployment], max_message_bytes=spec.max_message_bytes)
+        limits, contract = _limits(spec, deployment), clients[name].__contract__
+        found[name] = GrpcTransport(spec.addresses[deployment], limits=limits, contract=contract)
     return found
+
+
+def _limits(spec: ReplicaSpec, deployment: str) -> MessageLimits:
+    return MessageLimits(spec.max_message_bytes, spec.message_limits.get(deployment, {}))
 
 
 def _stop_signal(control: Control) -> asyncio.Event:

@@ -20,6 +20,7 @@ from toolkit.context import Context
 from toolkit.deadline import Deadline
 from toolkit.dispatch import Dispatcher, internal
 from toolkit.errors import Code, ServiceError, StartError
+from toolkit.limits import MessageLimits
 from toolkit.method import Contract, Method
 from toolkit.status import CODES, MAX_MESSAGE, trailers
 from toolkit.transport.grpc import too_large
@@ -35,11 +36,11 @@ FOREVER: Final = 10**9
 class Server:
     """Serves a contract: `listen`, then `open` once there is a service to answer, and `drain` at the end."""
 
-    def __init__(self, contract: Contract, *, max_message_bytes: int, reflect: bool = False) -> None:
+    def __init__(self, contract: Contract, *, limits: MessageLimits, reflect: bool = False) -> None:
         self.contract = contract
-        self._limit = max_message_bytes
+        self._limits = limits
         self._dispatcher: Dispatcher | None = None
-        self._server = grpc.aio.server(options=_options(max_message_bytes))
+        self._server = grpc.aio.server(options=_options(limits.largest(contract)))
         handlers = {method.name: self._handler(method) for method in contract.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))
         self._health = health.aio.HealthServicer()
@@ -99,11 +100,13 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(reply)
 
     def _reply(self, method: Method[Any, Any]) -> Callable[[Any, Any], Awaitable[bytes]]:
+        limit = self._limits.of(method)
+
         async def handle(data: Any, call: Any) -> bytes:
             context = _context(method, call)
             try:
-                reply = await self._ready().reply(method, self._decoded(method, data), context)
-                return self._encoded(reply)
+                reply = await self._ready().reply(method, _decoded(method, data, limit), context)
+                return _encoded(reply, limit)
             except ServiceError as error:
                 _fail(call, error)
                 return b""
@@ -113,12 +116,14 @@ class Server:
         return handle
 
     def _stream(self, method: Method[Any, Any]) -> Callable[[Any, Any], AsyncIterator[bytes]]:
+        limit = self._limits.of(method)
+
         async def handle(data: Any, call: Any) -> AsyncIterator[bytes]:
             context = _context(method, call)
             try:
-                async with aclosing(self._ready().stream(method, self._decoded(method, data), context)) as replies:
+                async with aclosing(self._ready().stream(method, _decoded(method, data, limit), context)) as replies:
                     async for reply in replies:
-                        yield self._encoded(reply)
+                        yield _encoded(reply, limit)
             except ServiceError as error:
                 _fail(call, error)
             finally:
@@ -130,18 +135,6 @@ class Server:
         if self._dispatcher is None:
             raise ServiceError(Code.UNAVAILABLE, f"{self.contract.name} is still starting")
         return self._dispatcher
-
-    def _decoded(self, method: Method[Any, Any], data: Any) -> Any:
-        return _decode_each(method, data) if method.client_streaming else _decode(method, data)
-
-    def _encoded(self, reply: Any) -> bytes:
-        try:
-            data = codec.encode(reply)
-        except codec.EncodeError as error:
-            raise internal(error) from error
-        if len(data) > self._limit:
-            raise too_large(reply, len(data), self._limit)
-        return data
 
 
 def _options(limit: int) -> list[tuple[str, Any]]:
@@ -158,7 +151,23 @@ def _context(method: Method[Any, Any], call: Any) -> Context:
     return Context(method, deadline=deadline, origin=call)
 
 
-def _decode(method: Method[Any, Any], data: bytes) -> Any:
+def _decoded(method: Method[Any, Any], data: Any, limit: int) -> Any:
+    return _decode_each(method, data, limit) if method.client_streaming else _decode(method, data, limit)
+
+
+def _encoded(reply: Any, limit: int) -> bytes:
+    try:
+        data = codec.encode(reply)
+    except codec.EncodeError as error:
+        raise internal(error) from error
+    if len(data) > limit:
+        raise too_large(type(reply), len(data), limit)
+    return data
+
+
+def _decode(method: Method[Any, Any], data: bytes, limit: int) -> Any:
+    if len(data) > limit:
+        raise too_large(method.request, len(data), limit)
     try:
         return codec.decode(method.request, data)
     except codec.DecodeError as error:
@@ -167,9 +176,9 @@ def _decode(method: Method[Any, Any], data: bytes) -> Any:
         ) from error
 
 
-async def _decode_each(method: Method[Any, Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+async def _decode_each(method: Method[Any, Any], requests: AsyncIterator[bytes], limit: int) -> AsyncIterator[Any]:
     async for data in requests:
-        yield _decode(method, data)
+        yield _decode(method, data, limit)
 
 
 def _fail(call: Any, error: ServiceError) -> None:

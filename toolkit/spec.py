@@ -38,6 +38,8 @@ class ReplicaSpec:
     """Calls executing at once."""
     max_message_bytes: int = 64 * MIB
     """Largest message, after decompression, in either direction."""
+    message_limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Deployment → method → largest message, where the graph file sets one; `*` stands for every method."""
     start_timeout: float = 600.0
     """Seconds until ready, the wait for dependencies included."""
     drain_timeout: float = 30.0
@@ -113,6 +115,7 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "tuple[str, ...]": (_is_list, tuple),
     "Mapping[str, Any]": (_is(dict), _as_is),
     "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),
+    "Mapping[str, Mapping[str, int]]": (_is_mapping_of(_is_mapping_of(_is(int))), _as_is),
     "Mapping[str, tuple[str, ...]]": (
         _is_mapping_of(_is_list),
         lambda value: {key: tuple(each) for key, each in value.items()},

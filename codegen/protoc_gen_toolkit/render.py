@@ -260,6 +260,8 @@ def _contract(module: _Module, service: Service) -> None:
             flags = [flag for flag in ("client_streaming", "server_streaming", "idempotent") if getattr(method, flag)]
             if flags:
                 out.line(" ".join(f"{flag}=True," for flag in flags))
+            if method.max_message_bytes:
+                out.line(f"max_message_bytes={method.max_message_bytes},")
         out.line(")")
     methods = ", ".join(module.constant(service, method) for method in service.methods)
     methods += "," if len(service.methods) == 1 else ""

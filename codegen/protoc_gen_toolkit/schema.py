@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from google.protobuf import descriptor_pb2 as pb
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 OLDEST_EDITION = pb.EDITION_PROTO2
 NEWEST_EDITION = pb.EDITION_2024
@@ -104,6 +106,8 @@ class Method:
     client_streaming: bool
     server_streaming: bool
     idempotent: bool
+    max_message_bytes: int = 0
+    """The option (toolkit.v1.method).max_message_bytes; 0 where it is not set."""
     comment: str = ""
     deprecated: bool = False
     position: Position = Position()
@@ -181,6 +185,8 @@ _SCALARS: Mapping[int, str] = {
 _Path = tuple[int, ...]
 """A place in a file, as SourceCodeInfo.Location.path spells it: numbers of fields and indices, in turn."""
 _NAME = 1
+_METHOD_OPTIONS = 51107
+"""The number of the extension toolkit.v1.method."""
 """In every descriptor the name is field 1."""
 
 
@@ -329,6 +335,7 @@ class _Reader:
             client_streaming=method.client_streaming,
             server_streaming=method.server_streaming,
             idempotent=method.options.idempotency_level != pb.MethodOptions.IDEMPOTENCY_UNKNOWN,
+            max_message_bytes=_max_message_bytes(method.options),
             comment=self._comment(path),
             deprecated=method.options.deprecated,
             position=self._position(path),
@@ -356,6 +363,19 @@ class _Reader:
                 if _clean(text):
                     return _clean(text)
         return ""
+
+
+def _max_message_bytes(options: pb.MethodOptions) -> int:
+    """Read by number, since the extension of toolkit/v1/options.proto may be unknown to this process."""
+    found = 0
+    for extension in _raw_fields(options.SerializeToString()):
+        if extension.field_number == _METHOD_OPTIONS:
+            found = next((field.data for field in _raw_fields(extension.data) if field.field_number == 1), found)
+    return found
+
+
+def _raw_fields(data: bytes) -> list[Any]:
+    return list(cast("Iterable[Any]", UnknownFieldSet(Empty.FromString(data))))
 
 
 def _type(field: pb.FieldDescriptorProto) -> Type:

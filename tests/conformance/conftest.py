@@ -10,6 +10,7 @@ import pytest
 
 from services.echo.v1.echo_toolkit import EchoClient
 from toolkit.dispatch import Dispatcher
+from toolkit.limits import MessageLimits
 from toolkit.server import Server
 from toolkit.service import Service
 from toolkit.transport.grpc import GrpcTransport
@@ -34,10 +35,10 @@ async def over_strict(service: Service, **options: Any) -> AsyncIterator[EchoCli
 
 @asynccontextmanager
 async def over_grpc(service: Service, *, timeout: float = 30) -> AsyncIterator[EchoClient]:
-    server = Server(service.__contract__, max_message_bytes=MIB)
+    server = Server(service.__contract__, limits=MessageLimits(MIB))
     (address,) = await server.listen(("127.0.0.1:0",))
     await server.open(Dispatcher(service, timeout=timeout))
-    transport = GrpcTransport((address,), max_message_bytes=MIB)
+    transport = GrpcTransport((address,), limits=MessageLimits(MIB))
     yield EchoClient(transport, "echo")
     await transport.close()
     await server.drain(1)

@@ -66,6 +66,11 @@ _Argument = Annotated[str, _check(str.isidentifier, "the name of an argument, as
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
 _Duration = Annotated[float, BeforeValidator(parse_duration)]
 _Size = Annotated[int, BeforeValidator(parse_size)]
+_MessageLimits = Annotated[
+    Mapping[str, Annotated[_Size, Field(ge=1, lt=1 << 31)]],
+    BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"*": value}),
+]
+"""Protobuf itself ends at 2 GiB."""
 
 _strict = with_config(ConfigDict(strict=True, extra="forbid"))
 
@@ -90,6 +95,8 @@ class Traffic:
     """Seconds that a call may take when its caller sets no deadline."""
     max_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Calls executing at once."""
+    max_message: _MessageLimits | None = None
+    """Method → largest request or reply in bytes; one size stands for every method, and so does the key `*`."""
 
 
 @_strict

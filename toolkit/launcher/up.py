@@ -47,6 +47,7 @@ def plan_launches(graph: Graph, placed: Sequence[Placed], folder: Path, limits: 
 def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ...]], limits: Limits) -> ReplicaSpec:
     deployment = graph.services[placed.deployment]
     port = graph.port(placed.deployment)
+    limits_said = {name: each.traffic.max_message for name, each in graph.services.items() if each.traffic.max_message}
     said: dict[str, Any] = {
         "timeout": deployment.traffic.timeout,
         "max_concurrency": deployment.traffic.max_concurrency,
@@ -60,6 +61,7 @@ def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ..
         device=placed.device,
         addresses=addresses,
         bind=deployment.bind,
+        message_limits=limits_said,
         start_timeout=limits.start_timeout,
         drain_timeout=limits.drain_timeout,
         reflection=True,

@@ -15,7 +15,8 @@ import grpc.aio
 
 from toolkit import codec
 from toolkit.errors import Code, ServiceError
-from toolkit.method import Method
+from toolkit.limits import MessageLimits
+from toolkit.method import Contract, Method
 from toolkit.status import from_status
 from toolkit.tasks import wait_closed
 from toolkit.transport.base import Call, Feed
@@ -30,26 +31,28 @@ RECONNECT_AT_MOST_MS: Final = 1000
 class GrpcTransport:
     """A channel to the replicas of one deployment. Make it inside the event loop that uses it."""
 
-    def __init__(self, addresses: Sequence[str], *, max_message_bytes: int) -> None:
+    def __init__(self, addresses: Sequence[str], *, limits: MessageLimits, contract: Contract | None = None) -> None:
         self.addresses = tuple(addresses)
-        self._limit = max_message_bytes
-        self.channel = grpc.aio.insecure_channel(target(addresses), options=_options(max_message_bytes))
-        self._callables: dict[str, Any] = {}
+        self._limits = limits
+        largest = limits.default if contract is None else limits.largest(contract)
+        self.channel = grpc.aio.insecure_channel(target(addresses), options=_options(largest))
+        self._callables: dict[str, tuple[Any, int]] = {}
 
     async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
-        data = self._encode(request)
-        send = self._callables.get(method.path) or self._callable(method)
+        send, limit = self._callables.get(method.path) or self._callable(method)
+        data = _encode(request, limit)
         try:
             reply = await send(data, timeout=_timeout(call), metadata=call.metadata or None)
         except grpc.aio.AioRpcError as error:
             raise from_status(error, self.addresses) from None
-        return _decode(method.reply, reply)
+        return _decode(method.reply, reply, limit)
 
     async def client_stream(
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> Reply:
-        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata or None)
-        feed = Feed(requests, self._encode)
+        send, limit = self._callable(method)
+        ongoing = send(timeout=_timeout(call), metadata=call.metadata or None)
+        feed = Feed(requests, lambda request: _encode(request, limit))
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
             reply = await ongoing
@@ -62,14 +65,15 @@ class GrpcTransport:
             ongoing.cancel()
             await wait_closed(feeding)
             await feed.aclose()
-        return _decode(method.reply, reply)
+        return _decode(method.reply, reply, limit)
 
     async def server_stream(self, method: Method[Request, Reply], request: Request, call: Call) -> AsyncIterator[Reply]:
-        data = self._encode(request)
-        ongoing = self._callable(method)(data, timeout=_timeout(call), metadata=call.metadata or None)
+        send, limit = self._callable(method)
+        data = _encode(request, limit)
+        ongoing = send(data, timeout=_timeout(call), metadata=call.metadata or None)
         try:
             async for reply in ongoing:
-                yield _decode(method.reply, reply)
+                yield _decode(method.reply, reply, limit)
         except grpc.aio.AioRpcError as error:
             raise from_status(error, self.addresses) from None
         finally:
@@ -78,12 +82,13 @@ class GrpcTransport:
     async def bidi_stream(
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> AsyncIterator[Reply]:
-        ongoing = self._callable(method)(timeout=_timeout(call), metadata=call.metadata or None)
-        feed = Feed(requests, self._encode)
+        send, limit = self._callable(method)
+        ongoing = send(timeout=_timeout(call), metadata=call.metadata or None)
+        feed = Feed(requests, lambda request: _encode(request, limit))
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
             async for reply in ongoing:
-                yield _decode(method.reply, reply)
+                yield _decode(method.reply, reply, limit)
         except grpc.aio.AioRpcError as error:
             raise from_status(error, self.addresses) from None
         except asyncio.CancelledError:
@@ -97,18 +102,14 @@ class GrpcTransport:
     async def close(self) -> None:
         await self.channel.close()
 
-    def _callable(self, method: Method[Any, Any]) -> Any:
+    def _callable(self, method: Method[Any, Any]) -> tuple[Any, int]:
+        """gRPC's function for a method, and the method's message limit."""
         found = self._callables.get(method.path)
         if found is None:
             shape = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
-            found = self._callables[method.path] = getattr(self.channel, "_".join(shape))(method.path)
+            send = getattr(self.channel, "_".join(shape))(method.path)
+            found = self._callables[method.path] = (send, self._limits.of(method))
         return found
-
-    def _encode(self, message: Any) -> bytes:
-        data = codec.encode(message)
-        if len(data) > self._limit:
-            raise too_large(message, len(data), self._limit)
-        return data
 
 
 def target(addresses: Sequence[str]) -> str:
@@ -122,10 +123,11 @@ def target(addresses: Sequence[str]) -> str:
     raise ValueError(f"addresses of several kinds: {', '.join(addresses)}")
 
 
-def too_large(message: object, size: int, limit: int) -> ServiceError:
+def too_large(kind: type[Any], size: int, limit: int) -> ServiceError:
     return ServiceError(
         Code.RESOURCE_EXHAUSTED,
-        f"{type(message).__name__} takes {size} bytes, and the limit is {limit}; raise max_message_bytes or send less",
+        f"a {kind.__name__} of {size} bytes is over this method's limit of {limit}; send less, or raise `max_message` in "
+        "the graph file",
     )
 
 
@@ -152,7 +154,16 @@ def _timeout(call: Call) -> float | None:
     return max(floor(left / digit - 0.5) * digit, MILLISECOND)
 
 
-def _decode(cls: type[Reply], data: bytes) -> Reply:
+def _encode(message: Any, limit: int) -> bytes:
+    data = codec.encode(message)
+    if len(data) > limit:
+        raise too_large(type(message), len(data), limit)
+    return data
+
+
+def _decode(cls: type[Reply], data: bytes, limit: int) -> Reply:
+    if len(data) > limit:
+        raise too_large(cls, len(data), limit)
     try:
         return codec.decode(cls, data)
     except codec.DecodeError as error:

@@ -8,16 +8,17 @@ from collections.abc import AsyncIterable as _AsyncIterable, AsyncIterator as _A
 import dataclasses as _dataclasses
 
 from toolkit import gencode as _gencode
+import toolkit.v1.options_toolkit as _toolkit_v1_options_toolkit
 import toolkit.v1.tensor_toolkit as _toolkit_v1_tensor_toolkit
 
 _gencode.require(1)
 
 _gencode.file(
-    b'\n\x1bservices/echo/v1/echo.proto\x12\x10services.echo.v1\x1a\x17toolkit/v1/tensor.proto'
+    b'\n\x1bservices/echo/v1/echo.proto\x12\x10services.echo.v1\x1a\x18toolkit/v1/options.proto\x1a\x17toolkit/v1/tensor.proto'
     b'"$\n\x04Line\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03'
     b'"\x97\x02\n\x04Note\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05times\x18\x02 \x01(\x05\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06urgent\x18\x05 \x01(\x08\x12\x0c\n\x04blob\x18\x06 \x01(\x0c\x12\x0c\n\x04tags\x18\x07 \x03(\t\x122\n\x06counts\x18\x08 \x03(\x0b2".services.echo.v1.Note.CountsEntry\x12\x12\n\x05level\x18\t \x01(\rH\x00\x88\x01\x01\x12%\n\x05about\x18\n \x01(\x0b2\x16.services.echo.v1.Note\x1a-\n\x0bCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x028\x01B\x08\n\x06_level'
     b'"<\n\x05Image\x12"\n\x06pixels\x18\x01 \x01(\x0b2\x12.toolkit.v1.Tensor\x12\x0f\n\x07caption\x18\x02 \x01(\t'
-    b'2\xf3\x02\n\x04Echo\x12;\n\x04Ping\x12\x16.services.echo.v1.Line\x1a\x16.services.echo.v1.Line"\x03\x90\x02\x01\x12:\n\x03Say\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note"\x03\x90\x02\x01\x12@\n\x07Reflect\x12\x17.services.echo.v1.Image\x1a\x17.services.echo.v1.Image"\x03\x90\x02\x01\x12:\n\x06Repeat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note0\x01\x128\n\x04Join\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x01\x12:\n\x04Chat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x010\x01'
+    b'2\xfd\x02\n\x04Echo\x12;\n\x04Ping\x12\x16.services.echo.v1.Line\x1a\x16.services.echo.v1.Line"\x03\x90\x02\x01\x12:\n\x03Say\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note"\x03\x90\x02\x01\x12J\n\x07Reflect\x12\x17.services.echo.v1.Image\x1a\x17.services.echo.v1.Image"\r\x90\x02\x01\x9a\xfa\x18\x06\x08\x80\x80\x80\x80\x01\x12:\n\x06Repeat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note0\x01\x128\n\x04Join\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x01\x12:\n\x04Chat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x010\x01'
     b'b\x06proto3'
 )
 
@@ -73,6 +74,7 @@ _ECHO_REFLECT = _gencode.Method(
     service="services.echo.v1.Echo", name="Reflect", attribute="reflect",
     request=Image, reply=Image,
     idempotent=True,
+    max_message_bytes=268435456,
 )
 _ECHO_REPEAT = _gencode.Method(
     service="services.echo.v1.Echo", name="Repeat", attribute="repeat",
