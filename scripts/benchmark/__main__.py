@@ -7,10 +7,10 @@ import asyncio
 import json
 import sys
 
-from scripts.benchmark import calls, codecs
+from scripts.benchmark import calls, codecs, tensors
 from scripts.benchmark.case import Case, Outcome
 
-CASES: dict[str, Case] = {case.name: case for case in (*calls.CASES, *codecs.CASES)}
+CASES: dict[str, Case] = {case.name: case for case in (*calls.CASES, *codecs.CASES, *tensors.CASES)}
 
 
 def main() -> int:

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+import numpy as np
 import uvloop
 from google.protobuf import descriptor_pool, message_factory
 
 import services.echo.v1.echo_toolkit  # noqa: F401 - registers the .proto
+from toolkit.memory import keep_freed_memory
 
 LIMIT: Final = 256 << 20
 OPTIONS: Final = [("grpc.max_receive_message_length", LIMIT), ("grpc.max_send_message_length", LIMIT)]
@@ -27,6 +30,15 @@ Image: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("servic
 
 async def echo(request: Any, context: Any) -> Any:
     return request
+
+
+async def total(request: Any, context: Any) -> Any:
+    return Line(number=int(np.frombuffer(request.pixels.data, np.float32).sum()))
+
+
+async def raw_total(data: bytes, context: Any) -> bytes:
+    total: bytes = Line(number=int(np.frombuffer(data, np.float32).sum())).SerializeToString()
+    return total
 
 
 async def repeat(request: Any, context: Any) -> Any:
@@ -43,7 +55,9 @@ def handlers() -> grpc.GenericRpcHandler:
         {
             "Ping": unary(Line),
             "Reflect": unary(Image),
+            "Total": grpc.unary_unary_rpc_method_handler(total, Image.FromString, Line.SerializeToString),
             "Raw": grpc.unary_unary_rpc_method_handler(echo),
+            "RawTotal": grpc.unary_unary_rpc_method_handler(raw_total),
             "Repeat": grpc.unary_stream_rpc_method_handler(repeat, Note.FromString, Note.SerializeToString),
         },
     )
@@ -59,4 +73,6 @@ async def main(address: str) -> None:
 
 
 if __name__ == "__main__":
+    if "KEEP_FREED_MEMORY" in os.environ:
+        keep_freed_memory()
     uvloop.run(main(sys.argv[1]))

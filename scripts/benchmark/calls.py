@@ -23,7 +23,7 @@ LINE: Final = Line(text="a small message", number=7)
 
 def bare_ping(channel: grpc.aio.Channel) -> Work:
     ping = channel.unary_unary("/services.echo.v1.Echo/Ping", bare.Line.SerializeToString, bare.Line.FromString)
-    return lambda: ping(bare.Line(text="a small message", number=7))  # type: ignore[return-value]  # awaitable
+    return lambda: ping(bare.Line(text="a small message", number=7))
 
 
 def our_ping(echo: EchoClient) -> Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Case:
     name: str
-    run: Callable[[], Awaitable[Outcome]]
+    run: Callable[[], Coroutine[Any, Any, Outcome]]
 
 
 Work = Callable[[], Awaitable[Any]]

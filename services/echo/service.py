@@ -19,6 +19,9 @@ class Echo(EchoBase):
     async def reflect(self, request: Image, context: Context) -> Image:
         return request
 
+    async def total(self, request: Image, context: Context) -> Line:
+        return Line(number=0 if request.pixels is None else int(request.pixels.numpy().sum()))
+
     async def repeat(self, request: Note, context: Context) -> AsyncIterator[Note]:
         for number in range(request.times):
             yield replace(request, number=number)

@@ -18,7 +18,7 @@ _gencode.file(
     b'"$\n\x04Line\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03'
     b'"\x97\x02\n\x04Note\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05times\x18\x02 \x01(\x05\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06urgent\x18\x05 \x01(\x08\x12\x0c\n\x04blob\x18\x06 \x01(\x0c\x12\x0c\n\x04tags\x18\x07 \x03(\t\x122\n\x06counts\x18\x08 \x03(\x0b2".services.echo.v1.Note.CountsEntry\x12\x12\n\x05level\x18\t \x01(\rH\x00\x88\x01\x01\x12%\n\x05about\x18\n \x01(\x0b2\x16.services.echo.v1.Note\x1a-\n\x0bCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x028\x01B\x08\n\x06_level'
     b'"<\n\x05Image\x12"\n\x06pixels\x18\x01 \x01(\x0b2\x12.toolkit.v1.Tensor\x12\x0f\n\x07caption\x18\x02 \x01(\t'
-    b'2\xfd\x02\n\x04Echo\x12;\n\x04Ping\x12\x16.services.echo.v1.Line\x1a\x16.services.echo.v1.Line"\x03\x90\x02\x01\x12:\n\x03Say\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note"\x03\x90\x02\x01\x12J\n\x07Reflect\x12\x17.services.echo.v1.Image\x1a\x17.services.echo.v1.Image"\r\x90\x02\x01\x9a\xfa\x18\x06\x08\x80\x80\x80\x80\x01\x12:\n\x06Repeat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note0\x01\x128\n\x04Join\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x01\x12:\n\x04Chat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x010\x01'
+    b'2\xc6\x03\n\x04Echo\x12;\n\x04Ping\x12\x16.services.echo.v1.Line\x1a\x16.services.echo.v1.Line"\x03\x90\x02\x01\x12:\n\x03Say\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note"\x03\x90\x02\x01\x12J\n\x07Reflect\x12\x17.services.echo.v1.Image\x1a\x17.services.echo.v1.Image"\r\x90\x02\x01\x9a\xfa\x18\x06\x08\x80\x80\x80\x80\x01\x12G\n\x05Total\x12\x17.services.echo.v1.Image\x1a\x16.services.echo.v1.Line"\r\x90\x02\x01\x9a\xfa\x18\x06\x08\x80\x80\x80\x80\x01\x12:\n\x06Repeat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note0\x01\x128\n\x04Join\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x01\x12:\n\x04Chat\x12\x16.services.echo.v1.Note\x1a\x16.services.echo.v1.Note(\x010\x01'
     b'b\x06proto3'
 )
 
@@ -76,6 +76,12 @@ _ECHO_REFLECT = _gencode.Method(
     idempotent=True,
     max_message_bytes=268435456,
 )
+_ECHO_TOTAL = _gencode.Method(
+    service="services.echo.v1.Echo", name="Total", attribute="total",
+    request=Image, reply=Line,
+    idempotent=True,
+    max_message_bytes=268435456,
+)
 _ECHO_REPEAT = _gencode.Method(
     service="services.echo.v1.Echo", name="Repeat", attribute="repeat",
     request=Note, reply=Note,
@@ -91,7 +97,7 @@ _ECHO_CHAT = _gencode.Method(
     request=Note, reply=Note,
     client_streaming=True, server_streaming=True,
 )
-_ECHO = _gencode.Contract(name="services.echo.v1.Echo", methods=(_ECHO_PING, _ECHO_SAY, _ECHO_REFLECT, _ECHO_REPEAT, _ECHO_JOIN, _ECHO_CHAT))
+_ECHO = _gencode.Contract(name="services.echo.v1.Echo", methods=(_ECHO_PING, _ECHO_SAY, _ECHO_REFLECT, _ECHO_TOTAL, _ECHO_REPEAT, _ECHO_JOIN, _ECHO_CHAT))
 
 
 class EchoBase(_gencode.Service):
@@ -113,6 +119,10 @@ class EchoBase(_gencode.Service):
     async def reflect(self, request: Image, context: _gencode.Context) -> Image:
         """Returns the tensor as it came."""
         raise _gencode.unimplemented(_ECHO_REFLECT)
+
+    async def total(self, request: Image, context: _gencode.Context) -> Line:
+        """Adds up the elements, as an integer."""
+        raise _gencode.unimplemented(_ECHO_TOTAL)
 
     def repeat(self, request: Note, context: _gencode.Context) -> _AsyncIterator[Note]:
         """Sends the note `times` times, numbered from 0."""
@@ -146,6 +156,10 @@ class EchoClient(_gencode.Client):
     async def reflect(self, request: Image, *, timeout: float | None = None, metadata: _gencode.Metadata | None = None) -> Image:
         """Returns the tensor as it came."""
         return await self._unary(_ECHO_REFLECT, request, timeout, metadata)
+
+    async def total(self, request: Image, *, timeout: float | None = None, metadata: _gencode.Metadata | None = None) -> Line:
+        """Adds up the elements, as an integer."""
+        return await self._unary(_ECHO_TOTAL, request, timeout, metadata)
 
     def repeat(self, request: Note, *, timeout: float | None = None, metadata: _gencode.Metadata | None = None) -> _gencode.Stream[Note]:
         """Sends the note `times` times, numbered from 0."""
