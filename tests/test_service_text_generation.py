@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -200,9 +201,12 @@ async def test_a_wrong_request_is_refused_with_its_fault(
         await anext(generator.stream(request_))
 
 
-def test_wrong_args_stop_the_start() -> None:
-    with pytest.raises(StartError, match="temperature must be in 0 to 2"):
-        TextGeneration(temperature=3)
+@pytest.mark.parametrize(
+    "args", [{"temperature": 3}, {"temperature": "hot"}, {"top_p": 0}, {"max_new_tokens": 0}, {"max_new_tokens": 2.5}]
+)
+def test_wrong_args_stop_the_start(args: dict[str, Any]) -> None:
+    with pytest.raises(StartError, match="args: temperature must be a number in 0 to 2"):
+        TextGeneration(**args)
 
 
 def test_a_device_that_is_not_here_stops_the_start() -> None:

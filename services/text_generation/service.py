@@ -36,11 +36,7 @@ class TextGeneration(TextGenerationBase):
         device: str = "cpu",
     ) -> None:
         """`temperature` and `max_new_tokens` are for requests that name none; the latter is also the limit for those that do."""
-        if not (0 <= temperature <= MAX_TEMPERATURE and 0 < top_p <= 1 and max_new_tokens >= 1):
-            raise StartError(
-                f"args: temperature must be in 0 to {MAX_TEMPERATURE:g}, top_p above 0 and at most 1, "
-                f"max_new_tokens at least 1; found {temperature}, {top_p}, {max_new_tokens}"
-            )
+        _check_args(temperature, top_p, max_new_tokens)
         self._temperature = temperature
         self._top_p = top_p
         self._max_new_tokens = max_new_tokens
@@ -101,6 +97,19 @@ class TextGeneration(TextGenerationBase):
             temperature=temperature,
             top_p=self._top_p,
             seed=secrets.randbits(32) if request.seed is None else request.seed,
+        )
+
+
+def _check_args(temperature: float, top_p: float, max_new_tokens: int) -> None:
+    try:
+        is_whole = isinstance(max_new_tokens, int) and max_new_tokens >= 1
+        is_right = 0 <= temperature <= MAX_TEMPERATURE and 0 < top_p <= 1 and is_whole
+    except TypeError:  # they come from a graph file, so a number may be a text
+        is_right = False
+    if not is_right:
+        raise StartError(
+            f"args: temperature must be a number in 0 to {MAX_TEMPERATURE:g}, top_p above 0 and at most 1, "
+            f"max_new_tokens a whole number from 1; found {temperature!r}, {top_p!r}, {max_new_tokens!r}"
         )
 
 
