@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -12,6 +14,10 @@ from toolkit.method import Method
 Metadata = Mapping[str, str | bytes]
 """Keys in lower case; a value is text, or bytes under a key that ends in `-bin`."""
 MetadataPairs = tuple[tuple[str, str | bytes], ...]
+REQUEST_ID: Final = "x-request-id"
+ALWAYS_FORWARDED: Final = frozenset({REQUEST_ID, "traceparent", "tracestate"})
+"""Sent on with every call that a handler makes. The last two are W3C Trace Context (https://www.w3.org/TR/trace-context/)."""
+Detach = Callable[["Context", Coroutine[Any, Any, Any]], asyncio.Task[None]]
 
 
 class Origin(Protocol):
@@ -27,7 +33,7 @@ class Context:
     Calls that the handler makes through its handles inherit the deadline by themselves: there is no need to pass this on.
     """
 
-    __slots__ = ("_origin", "deadline", "method", "reply_metadata")
+    __slots__ = ("_detach", "_forward", "_forwarded", "_origin", "deadline", "method", "reply_metadata")
 
     def __init__(
         self, method: Method[Any, Any], *, deadline: Deadline | None = None, origin: Origin | None = None
@@ -37,6 +43,47 @@ class Context:
         self.reply_metadata: dict[str, str | bytes] = {}
         """Sent back when the call ends (gRPC's trailing metadata)."""
         self._origin = origin
+        self._forward: frozenset[str] = frozenset()
+        self._forwarded: MetadataPairs | None = None
+        self._detach: Detach | None = None
+
+    def answered_by(self, detach: Detach, forward: frozenset[str]) -> None:
+        """What the dispatcher lends to the call: `forward` are the keys that go on beside those that always do."""
+        self._detach = detach
+        self._forward = forward
+
+    def detached(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
+        """Run `work` beyond this call: `context.detached(self.audit.record(entry))`.
+
+        It is not cancelled with the call and does not inherit its deadline, but the deployment's own timeout. It keeps the
+        request id. What it raises is logged; a replica that stops waits for it as for a call.
+        """
+        if self._detach is None:
+            work.close()
+            raise RuntimeError("this context belongs to no call that is being answered")
+        return self._detach(self, work)
+
+    def without_deadline(self) -> Context:
+        """The same call for work that outlives it."""
+        twin = Context(self.method, origin=self._origin)
+        twin._forward, twin._detach, twin._forwarded = self._forward, self._detach, self.forwarded
+        return twin
+
+    @property
+    def request_id(self) -> str:
+        """Names the call across all services that take part in it; made here where the caller sent none."""
+        return next(str(value) for key, value in self.forwarded if key == REQUEST_ID)
+
+    @property
+    def forwarded(self) -> MetadataPairs:
+        """What goes on with every call that the handler makes."""
+        if self._forwarded is None:
+            keys = ALWAYS_FORWARDED | self._forward
+            found = tuple((key, value) for key, value in self.metadata if key in keys)
+            if not any(key == REQUEST_ID for key, _ in found):
+                found = ((REQUEST_ID, secrets.token_hex(8)), *found)
+            self._forwarded = found
+        return self._forwarded
 
     @property
     def metadata(self) -> MetadataPairs:

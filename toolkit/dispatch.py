@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
 from toolkit.context import Context, ambient
@@ -26,13 +27,17 @@ class Dispatcher:
     which the log holds the traceback.
     """
 
-    def __init__(self, service: Service, *, timeout: float) -> None:
+    def __init__(self, service: Service, *, timeout: float, forward: Iterable[str] = ()) -> None:
         self.contract = service.__contract__
         self.in_flight = 0
         """Calls that are being handled."""
         self._idle = asyncio.Event()
         self._handlers = {method.path: getattr(service, method.attribute) for method in self.contract.methods}
         self._timeout = timeout
+        self._forward = frozenset(forward)
+        self._detached: set[asyncio.Task[None]] = set()
+        self.expired = 0
+        """Calls whose deadline had passed before their handler began."""
 
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
@@ -88,10 +93,30 @@ class Dispatcher:
     def _enter(self, context: Context) -> Deadline:
         limit = context.deadline or Deadline.after(self._timeout)
         if limit.is_expired():
+            self.expired += 1
             raise ServiceError(Code.DEADLINE_EXCEEDED, "the deadline passed before the call was handled")
         context.deadline = limit
+        context.answered_by(self._detach, self._forward)
         ambient.set(context)
         return limit
+
+    def _detach(self, context: Context, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
+        inherited = contextvars.copy_context()
+        inherited.run(ambient.set, context.without_deadline())
+        task = asyncio.get_running_loop().create_task(self._outlive(work), context=inherited)
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)
+        return task
+
+    async def _outlive(self, work: Coroutine[Any, Any, Any]) -> None:
+        self.in_flight += 1
+        try:
+            with time_limit(self._timeout):
+                await work
+        except Exception as error:
+            log.error("detached work failed", exc_info=error)
+        finally:
+            self._leave()
 
     def _check_reply(self, method: Method[Any, Any], reply: Any) -> None:
         if type(reply) is not method.reply:

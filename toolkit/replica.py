@@ -51,7 +51,7 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
         if not await _first(start, stop, spec.start_timeout):
             return 0
         gc.freeze()  # what was loaded stays: no collection needs to look at it again
-        await server.open(Dispatcher(start.result(), timeout=spec.timeout))
+        await server.open(Dispatcher(start.result(), timeout=spec.timeout, forward=spec.forward))
         control.ready(addresses)
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))
         await stop.wait()

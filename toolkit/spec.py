@@ -5,10 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import ip_address
 from typing import Any
 
 PREFIX = "TOOLKIT_"
 MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incoming:
+    """What a replica shows its callers, and what it asks of them. Files only, by their paths; empty: none."""
+
+    cert: str = ""
+    """PEM, the chain below it included. With it the replica speaks TLS, else plain HTTP/2."""
+    key: str = ""
+    caller_ca: str = ""
+    """PEM. Callers must show a certificate that this authority signed."""
+    callers: tuple[str, ...] | None = None
+    """The identities that may call: a URI (`spiffe://graph/deployment`) or a DNS name in the caller's certificate. None:
+    whomever `caller_ca` vouches for."""
+    token_file: str = ""
+    """Bearer tokens, one a line. Callers must send one of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outgoing:
+    """How a deployment is called. Files only, by their paths; empty: none."""
+
+    tls: bool = False
+    ca: str = ""
+    """PEM. Whom its certificate must be signed by; empty: the public authorities that gRPC brings along."""
+    server_name: str = ""
+    """The DNS name that its certificate must hold; empty: the host of its address."""
+    cert: str = ""
+    """PEM, what it is shown when it asks for a certificate."""
+    key: str = ""
+    token_file: str = ""
+    """Bearer tokens, one a line. The first is sent."""
+    insecure: bool = False
+    """Send the token even where the network can read it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +75,20 @@ class ReplicaSpec:
     """Largest message, after decompression, in either direction."""
     message_limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Deployment → method → largest message, where the graph file sets one; `*` stands for every method."""
+    forward: tuple[str, ...] = ()
+    """Metadata keys that a call's handler sends on, beside the request id and the trace context."""
     start_timeout: float = 600.0
     """Seconds until ready, the wait for dependencies included."""
     drain_timeout: float = 30.0
     """Seconds that calls in flight get after SIGTERM."""
     reflection: bool = False
     """Serve gRPC reflection, so that tools can list and call the methods."""
+    incoming: Incoming = Incoming()
+    """What callers must bring."""
+    outgoing: Mapping[str, Outgoing] = field(default_factory=dict)
+    """Deployment → how it is called, where that is not in plain text without a token."""
+    insecure: bool = False
+    """Listen beyond this machine though callers need neither TLS nor a token."""
     control_fd: int | None = None
     """An inherited socket to the launcher. Events go out as JSON lines (see toolkit/launcher/events.py); when the launcher
     closes it, the replica stops."""
@@ -56,7 +99,7 @@ class ReplicaSpec:
         for option in fields(self):
             value = getattr(self, option.name)
             if value != _default(option):
-                found[PREFIX + option.name.upper()] = value if isinstance(value, str) else json.dumps(value)
+                found[PREFIX + option.name.upper()] = value if isinstance(value, str) else json.dumps(value, default=_said)
         return found
 
     @classmethod
@@ -70,6 +113,21 @@ class ReplicaSpec:
             if name in environ:
                 found[option.name] = _read(str(option.type), name, environ[name])
         return cls(**found)
+
+
+def is_exposed(address: str) -> bool:
+    """Whether others than this machine's processes may reach it: not a Unix socket, and not on the loopback."""
+    if address.startswith("unix:"):
+        return False
+    host = address.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def _said(value: Incoming | Outgoing) -> dict[str, Any]:
+    return {option.name: said for option in fields(value) if (said := getattr(value, option.name)) != option.default}
 
 
 def _default(option: Field[Any]) -> Any:
@@ -103,11 +161,22 @@ def _is_mapping_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
 
 
+def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in value.items()}
+
+
 def _as_is(value: Any) -> Any:
     return value
 
 
-_KINDS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+def _is_record(of: type[Incoming] | type[Outgoing]) -> Callable[[Any], bool]:
+    kinds = {option.name: _KINDS[str(option.type)][0] for option in fields(of)}
+    return lambda value: (
+        isinstance(value, dict) and all(name in kinds and kinds[name](each) for name, each in value.items())
+    )
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "int": (_is(int), _as_is),
     "int | None": (_is(int, type(None)), _as_is),
     "float": (_is(int, float), float),
@@ -121,4 +190,9 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
         lambda value: {key: tuple(each) for key, each in value.items()},
     ),
 }
+_KINDS["Incoming"] = (_is_record(Incoming), lambda value: Incoming(**_tuples(value)))
+_KINDS["Mapping[str, Outgoing]"] = (
+    _is_mapping_of(_is_record(Outgoing)),
+    lambda value: {key: Outgoing(**each) for key, each in value.items()},
+)
 """Annotation of a field → whether a JSON value fits it, and how it becomes the field's value."""

@@ -21,8 +21,10 @@ Serve = Callable[..., AbstractAsyncContextManager[EchoClient]]
 
 
 @asynccontextmanager
-async def over_local(service: Service, *, timeout: float = 30, strict: bool = False) -> AsyncIterator[EchoClient]:
-    transport = LocalTransport(Dispatcher(service, timeout=timeout), strict=strict)
+async def over_local(
+    service: Service, *, strict: bool = False, timeout: float = 30, **options: Any
+) -> AsyncIterator[EchoClient]:
+    transport = LocalTransport(Dispatcher(service, timeout=timeout, **options), strict=strict)
     yield EchoClient(transport, "echo")
     await transport.close()
 
@@ -34,10 +36,10 @@ async def over_strict(service: Service, **options: Any) -> AsyncIterator[EchoCli
 
 
 @asynccontextmanager
-async def over_grpc(service: Service, *, timeout: float = 30) -> AsyncIterator[EchoClient]:
+async def over_grpc(service: Service, *, timeout: float = 30, **options: Any) -> AsyncIterator[EchoClient]:
     server = Server(service.__contract__, limits=MessageLimits(MIB))
     (address,) = await server.listen(("127.0.0.1:0",))
-    await server.open(Dispatcher(service, timeout=timeout))
+    await server.open(Dispatcher(service, timeout=timeout, **options))
     transport = GrpcTransport((address,), limits=MessageLimits(MIB))
     yield EchoClient(transport, "echo")
     await transport.close()

@@ -102,9 +102,13 @@ async def test_an_unknown_exception_is_internal_and_its_text_stays_in_the_log(
 async def test_items_before_an_error_arrive_before_it(serve: Serve) -> None:
     texts = []
     async with serve(Failing(ServiceError(Code.DATA_LOSS, "torn"))) as echo:
-        with pytest.raises(ServiceError, match="torn"):
+
+        async def read() -> None:
             async for note in echo.repeat(Note(), timeout=10):
                 texts.append(note.text)
+
+        with pytest.raises(ServiceError, match="torn"):
+            await read()
     assert texts == ["before"]
 
 

@@ -1,0 +1,108 @@
+"""What crosses a hop by itself, and what outlives a call."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Note
+from tests.conformance.conftest import Serve
+from toolkit.context import Context
+from toolkit.errors import Code, ServiceError
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Leaf(EchoBase):
+    def __init__(self) -> None:
+        self.seen: list[Context] = []
+
+    async def say(self, request: Note, context: Context) -> Note:
+        self.seen.append(context)
+        return request
+
+
+class Front(EchoBase):
+    def __init__(self, leaf: EchoClient) -> None:
+        self.leaf = leaf
+        self.seen: list[Context] = []
+
+    async def say(self, request: Note, context: Context) -> Note:
+        self.seen.append(context)
+        return await self.leaf.say(request)
+
+
+async def test_request_id_and_trace_context_cross_every_hop_and_nothing_else_does(serve: Serve) -> None:
+    leaf = Leaf()
+    async with serve(leaf) as to_leaf, serve(Front(to_leaf)) as front:
+        await front.say(Note(), metadata={"x-request-id": "r1", "traceparent": TRACE, "x-secret": "s"})
+        first = {key: leaf.seen[0].first(key) for key in ("x-request-id", "traceparent", "x-secret")}
+    assert first == {"x-request-id": "r1", "traceparent": TRACE, "x-secret": None}
+
+
+async def test_listed_keys_cross_too(serve: Serve) -> None:
+    leaf = Leaf()
+    async with serve(leaf) as to_leaf, serve(Front(to_leaf), forward=["x-tenant"]) as front:
+        await front.say(Note(), metadata={"x-tenant": "acme"})
+        assert leaf.seen[0].first("x-tenant") == "acme"
+
+
+async def test_a_call_without_a_request_id_gets_one_for_all_hops(serve: Serve) -> None:
+    leaf = Leaf()
+    async with AsyncExitStack() as stack:
+        service = Front(await stack.enter_async_context(serve(leaf)))
+        front = await stack.enter_async_context(serve(service))
+        await front.say(Note())
+        await front.say(Note())
+    ids = [context.request_id for context in leaf.seen]
+    assert ids == [context.request_id for context in service.seen]
+    assert len(set(ids)) == 2
+
+
+async def test_detached_work_outlives_its_call_and_its_deadline(serve: Serve) -> None:
+    leaf, go, recorded = Leaf(), asyncio.Event(), asyncio.Event()
+
+    class Records(EchoBase):
+        async def say(self, request: Note, context: Context) -> Note:
+            context.detached(self.record(context))
+            return request
+
+        async def record(self, context: Context) -> None:
+            await go.wait()
+            await to_leaf.say(Note(text=context.request_id))
+            recorded.set()
+
+    async with serve(leaf) as to_leaf, serve(Records(), timeout=20) as front:
+        await front.say(Note(), timeout=0.1, metadata={"x-request-id": "r2"})
+        await asyncio.sleep(0.15)  # until the call's own deadline has passed
+        go.set()
+        await asyncio.wait_for(recorded.wait(), 10)
+    assert leaf.seen[0].request_id == "r2"
+
+
+async def test_detached_work_that_fails_is_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def fail() -> None:
+        raise LookupError("no such account")
+
+    class Fails(EchoBase):
+        async def say(self, request: Note, context: Context) -> Note:
+            tasks.append(context.detached(fail()))
+            return request
+
+    async with serve(Fails()) as echo:
+        await echo.say(Note())
+        await asyncio.wait(tasks)
+    assert "no such account" in caplog.text
+
+
+async def test_work_whose_deadline_has_passed_does_not_begin(serve: Serve) -> None:
+    leaf = Leaf()
+    async with serve(leaf) as echo:
+        with pytest.raises(ServiceError) as caught:
+            await echo.say(Note(), timeout=-1)
+    assert caught.value.code == Code.DEADLINE_EXCEEDED
+    assert leaf.seen == []
