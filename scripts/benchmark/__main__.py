@@ -1,4 +1,7 @@
-"""`scripts/bench`: each case compares two ways to do the same work, in turns, and reports their ratio."""
+"""Each case compares two ways to do the same work, in turns, and reports their ratio; or it measures what has a limit of its own.
+
+The exit code is 1 when one misses its target.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ import asyncio
 import json
 import sys
 
-from scripts.benchmark import calls, codecs, tensors
+from scripts.benchmark import calls, codecs, starts, tensors
 from scripts.benchmark.case import Case, Outcome
 
-CASES: dict[str, Case] = {case.name: case for case in (*calls.CASES, *codecs.CASES, *tensors.CASES)}
+CASES: dict[str, Case] = {case.name: case for case in (*calls.CASES, *codecs.CASES, *tensors.CASES, *starts.CASES)}
 
 
 def main() -> int:
-    """Exit code 1 when a ratio misses its target."""
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("case", nargs="*", metavar="CASE", help=f"all, or some of: {', '.join(CASES)}")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        epilog="cases:\n" + "".join(f"  {name:22} {case.what}\n" for name, case in CASES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("case", nargs="*", metavar="CASE", help="some of those below; none means all")
     parser.add_argument("--json", action="store_true", help='one object a line: {"case", "ratio", "target", "met", …}')
     options = parser.parse_args()
     unknown = [name for name in options.case if name not in CASES]

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 
@@ -34,6 +35,12 @@ class Outcome:
 class Case:
     name: str
     run: Callable[[], Coroutine[Any, Any, Outcome]]
+
+    @property
+    def what(self) -> str:
+        """What it measures, in a line: how the docstring of `run` begins."""
+        run = self.run.func if isinstance(self.run, partial) else self.run
+        return (run.__doc__ or "").partition("\n")[0]
 
 
 Work = Callable[[], Awaitable[Any]]

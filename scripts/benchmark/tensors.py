@@ -80,12 +80,14 @@ async def naive(method: str, mib: int) -> AsyncIterator[Callable[[int], Awaitabl
 
 
 async def over_raw(name: str, method: str, mib: int) -> Outcome:
+    """Tensors to a service and, but for a sum, back: the time ÷ that of the same bytes through bare grpc.aio."""
     mine, raw, naively = await against_raw_and_naive(method, mib)
     measured = {"ours_us": mine, "raw_us": raw, "naive_us": naively, "naive_ratio": naively / mine}
     return Outcome(name, mine / raw, "<=", 1.25, measured)
 
 
 async def over_naive(name: str, method: str, mib: int) -> Outcome:
+    """The same with `tobytes` and protobuf's own message: its time ÷ ours."""
     mine, raw, naively = await against_raw_and_naive(method, mib)
     return Outcome(name, naively / mine, ">=", 3, {"ours_us": mine, "raw_us": raw, "naive_us": naively})
 
