@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
@@ -32,6 +33,8 @@ VIEW_FROM: Final = 4096
 """Payloads below this many bytes are copied out: cheaper than padding, and a small view would pin a large message."""
 MAX_TENSORS: Final = 16384
 """Tensors in one message."""
+ALIGNED_DEPTH: Final = 4
+"""Nesting down to which tensors are aligned: each level may have to be laid out again when its length takes another size."""
 
 
 class EncodeError(ValueError):
@@ -43,7 +46,12 @@ def encode(message: Any) -> bytes:
 
     Raises EncodeError naming the field at fault.
     """
-    return _plan(type(message)).encode(message)
+    try:
+        return _plan(type(message)).encode(message)
+    except RecursionError:
+        raise EncodeError(
+            f"{type(message).__name__}: nested too deeply; {MAX_DEPTH} levels is what others read"
+        ) from None
 
 
 def decode(cls: type[M], data: bytes) -> M:
@@ -52,6 +60,8 @@ def decode(cls: type[M], data: bytes) -> M:
         return cast("M", _plan(cls).decode(data))
     except ProtobufDecodeError as error:
         raise DecodeError(str(error)) from None
+    except RecursionError:
+        raise DecodeError("nested too deeply") from None
 
 
 class _Field:
@@ -95,8 +105,9 @@ class _MessagePlan:
     def __init__(self, descriptor: Descriptor, cls: type[Any], renamed: dict[str, str]) -> None:
         fields = [(f, _Field(f, renamed.get(f.name, f.name))) for f in descriptor.fields]
         self.cls = cls
+        self._name = _display_name(descriptor)
         self.pb: Any = message_factory.GetMessageClass(descriptor)
-        self.gathered = {f.number: _Gathered(f, plan) for f, plan in fields if _is_gathered(f)}
+        self.gathered = {f.number: _Gathered(f, plan, self._name) for f, plan in fields if _is_gathered(f)}
         plain = [plan for f, plan in fields if f.number not in self.gathered]
         self._small = tuple(plan for f, plan in fields if f.number in self.gathered)
         self._oneofs = _exclusive_attributes(plan for _, plan in fields)
@@ -109,7 +120,7 @@ class _MessagePlan:
         """Set the plain fields of protobuf's message, and what this side does not know."""
         try:
             self._set_all(pb, message)
-        except (EncodeError, TypeError, ValueError, AttributeError) as error:
+        except (EncodeError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._culprit(message, error) from None
         if self._oneofs:
             self._check_oneofs(message)
@@ -126,7 +137,7 @@ class _MessagePlan:
         self.fill(pb, message)
         return pb.SerializeToString()  # type: ignore[no-any-return]  # protobuf's message is Any here
 
-    def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None) -> int:
+    def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None, depth: int = 0) -> int:
         """Append the encoding to `parts`, and return its length. `offset` is where it starts in the outermost message,
         so that tensors can be aligned; None leaves them where they fall.
         """
@@ -136,7 +147,7 @@ class _MessagePlan:
         for field in self.gathered.values():
             found = getattr(value, field.attribute)
             for item in () if found is None else field.items(found):
-                size += field.gather(item, parts, None if offset is None else offset + size)
+                size += field.gather(item, parts, None if offset is None else offset + size, depth + 1)
         return size
 
     def weight(self, value: Any) -> int:
@@ -161,19 +172,23 @@ class _MessagePlan:
         """
         if depth > MAX_DEPTH:
             raise DecodeError(f"messages nested deeper than {MAX_DEPTH}")
-        plain: list[tuple[int, int, int]] = []
+        plain: list[tuple[int, int]] = []
+        members: dict[int, list[tuple[int, int]]] = {}  # plain members of a oneof, which a later member displaces
         found: dict[int, list[tuple[int, int]]] = {}
         for number, wire_type, tag, body, stop in scan(buffer, start, end):
-            for rival in self._rivals.get(number, ()):
+            rivals = self._rivals.get((number, wire_type)) if self._rivals else None
+            for rival in rivals or ():
                 found.pop(rival, None)
-                plain = [run for run in plain if run[0] != rival]
+                members.pop(rival, None)
             if wire_type == LENGTH and number in self.gathered:
                 found.setdefault(number, []).append((body, stop))
-            elif plain and plain[-1][2] == tag and number not in self._rivals and plain[-1][0] not in self._rivals:
-                plain[-1] = (0, plain[-1][1], stop)
+            elif rivals:
+                members.setdefault(number, []).append((tag, stop))
+            elif plain and plain[-1][1] == tag:
+                plain[-1] = (plain[-1][0], stop)
             else:
-                plain.append((number if number in self._rivals else 0, tag, stop))
-        pb = self.pb.FromString(b"".join(buffer[a:b] for _, a, b in plain))
+                plain.append((tag, stop))
+        pb = self.pb.FromString(b"".join(buffer[a:b] for a, b in chain(plain, *members.values())))
         message = self._plain(pb)
         for number, field in self.gathered.items():
             setattr(message, field.attribute, field.slice(buffer, found.get(number, ()), budget, depth + 1))
@@ -193,20 +208,18 @@ class _MessagePlan:
             try:
                 _straight_line("pb, message", [field.set_line], [field.write])(self.pb(), message)
             except EncodeError as inner:
-                return EncodeError(f"{self.cls.__name__}.{field.attribute}: {inner}")
-            except (TypeError, ValueError, AttributeError) as inner:
+                return EncodeError(f"{self._name}.{field.attribute}: {inner}")
+            except (TypeError, ValueError, AttributeError, OverflowError) as inner:
                 value = getattr(message, field.attribute, None)
                 what = f"{type(value).__name__} {value!r:.80}"
-                return EncodeError(f"{self.cls.__name__}.{field.attribute}: {what} does not fit: {inner}")
-        return EncodeError(f"{self.cls.__name__}: {error}")
+                return EncodeError(f"{self._name}.{field.attribute}: {what} does not fit: {inner}")
+        return EncodeError(f"{self._name}: {error}")
 
     def _check_oneofs(self, message: Any) -> None:
         for name, attributes in self._oneofs:
             both = [a for a in attributes if getattr(message, a) is not None]
             if len(both) > 1:
-                raise EncodeError(
-                    f"{self.cls.__name__}: {' and '.join(both)} are both set, of oneof {name} only one may be"
-                )
+                raise EncodeError(f"{self._name}: {' and '.join(both)} are both set, of oneof {name} only one may be")
 
 
 class _TensorPlan:
@@ -215,7 +228,7 @@ class _TensorPlan:
     def __init__(self, descriptor: Descriptor) -> None:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
 
-    def gather(self, value: Tensor, parts: list[bytes | memoryview], offset: int | None) -> int:
+    def gather(self, value: Tensor, parts: list[bytes | memoryview], offset: int | None, depth: int = 0) -> int:
         dims = b"".join(map(varint, value.shape))
         head = b"\x08" + varint(value.dtype) + (b"\x12" + varint(len(dims)) + dims if dims else b"")
         payload = value.data
@@ -272,8 +285,9 @@ _PADDING: Final = 14
 class _Gathered:
     """A field through which tensors can be reached."""
 
-    def __init__(self, field: FieldDescriptor, plain: _Field) -> None:
+    def __init__(self, field: FieldDescriptor, plain: _Field, owner: str) -> None:
         self.attribute = plain.attribute
+        self._name = f"{owner}.{plain.attribute}"
         self._tag = varint(field.number << 3 | LENGTH)
         self._descriptor = _message_type(field)
         self._is_map = self._descriptor.GetOptions().map_entry
@@ -285,19 +299,29 @@ class _Gathered:
         return _entry_plan(self._descriptor) if self._is_map else _plan_of(self._descriptor)
 
     def items(self, value: Any) -> Iterable[Any]:
+        """Its occurrences. Raises EncodeError where one is of another type than the field's."""
         if self._is_map:
-            return (_Entry(key, item) for key, item in value.items())
-        return cast("list[Any]", value) if self._is_repeated else (value,)
+            self._check(value, dict)
+            return [_Entry(key, item) for key, item in value.items()]
+        if self._is_repeated:
+            self._check(value, list, tuple)
+        items = value if self._is_repeated else (value,)
+        cls = _class_of(self._descriptor)
+        for item in items:
+            self._check(item, cls)
+        return cast("Iterable[Any]", items)
 
-    def gather(self, item: Any, parts: list[bytes | memoryview], offset: int | None) -> int:
+    def gather(self, item: Any, parts: list[bytes | memoryview], offset: int | None, depth: int) -> int:
         """Tag, length and content. The length's own size shifts the content, so it is guessed from the tensors first;
         where padding pushes the length over to another size and back, the content goes unaligned.
         """
         plan = self.plan
-        size = len(varint(plan.weight(item)))
-        for start in (offset, offset, None):
+        weight = 0 if offset is None or depth > ALIGNED_DEPTH else plan.weight(item)
+        is_aligned = offset is not None and weight >= VIEW_FROM
+        size = len(varint(weight))
+        for start in (offset, offset, None) if is_aligned else (None,):
             body: list[bytes | memoryview] = []
-            length = varint(plan.gather(item, body, None if start is None else start + len(self._tag) + size))
+            length = varint(plan.gather(item, body, None if start is None else start + len(self._tag) + size, depth))
             if start is None or len(length) == size:
                 break
             size = len(length)
@@ -305,11 +329,16 @@ class _Gathered:
         parts.extend(body)
         return len(self._tag) + len(length) + sum(len(part) for part in body)
 
+    def _check(self, value: Any, *types: type[Any]) -> None:
+        if type(value) not in types:
+            cure = "; Tensor.of() makes one of an array" if types == (Tensor,) else ""
+            raise EncodeError(f"{self._name}: expected {types[0].__name__}, got {type(value).__name__}{cure}")
+
     def slice(self, buffer: bytes, found: Iterable[tuple[int, int]], budget: _Budget, depth: int) -> Any:
         plan = self.plan
         if self._is_repeated:
             items = [plan.slice(buffer, start, end, budget, depth) for start, end in found]
-            return {entry.key: entry.value for entry in items} if self._is_map else items
+            return {e.key: self._empty() if e.value is None else e.value for e in items} if self._is_map else items
         occurrences = list(found)
         if len(occurrences) == 1:
             return plan.slice(buffer, *occurrences[0], budget, depth)
@@ -317,6 +346,10 @@ class _Gathered:
             return None
         merged = b"".join(buffer[start:end] for start, end in occurrences)  # what protobuf defines a repeat to mean
         return plan.slice(merged, 0, len(merged), budget, depth)
+
+    def _empty(self) -> Any:
+        """What an entry of a map without a value stands for."""
+        return decode(_class_of(_message_type(self._descriptor.fields_by_name["value"])), b"")
 
 
 @dataclass(slots=True)
@@ -512,15 +545,34 @@ def _exclusive_attributes(fields: Iterable[_Field]) -> tuple[tuple[str, tuple[st
     return tuple((name, tuple(attributes)) for name, attributes in oneofs.items())
 
 
-def _rivals(descriptor: Descriptor, gathered: Iterable[int]) -> dict[int, tuple[int, ...]]:
-    """For each member of a oneof that can hold a tensor: the members that it displaces when it comes later."""
+def _rivals(descriptor: Descriptor, gathered: Iterable[int]) -> dict[tuple[int, int], tuple[int, ...]]:
+    """For each member of a oneof that can hold a tensor, by number and wire type: the members that it displaces when it
+    comes later.
+    """
     numbers = set(gathered)
-    found: dict[int, tuple[int, ...]] = {}
+    found: dict[tuple[int, int], tuple[int, ...]] = {}
     for oneof in descriptor.oneofs:
         members = [f.number for f in oneof.fields]
         if numbers & set(members):
-            found |= {n: tuple(m for m in members if m != n) for n in members}
+            found |= {(f.number, _wire_type(f)): tuple(m for m in members if m != f.number) for f in oneof.fields}
     return found
+
+
+def _wire_type(field: FieldDescriptor) -> int:
+    """That of one occurrence, not packed."""
+    if field.type in (field.TYPE_DOUBLE, field.TYPE_FIXED64, field.TYPE_SFIXED64):
+        return 1
+    if field.type in (field.TYPE_FLOAT, field.TYPE_FIXED32, field.TYPE_SFIXED32):
+        return 5
+    return LENGTH if field.type in (field.TYPE_STRING, field.TYPE_BYTES, field.TYPE_MESSAGE) else 0
+
+
+def _display_name(descriptor: Descriptor) -> str:
+    """How errors name a message type: an entry of a map by the map's field."""
+    outer = descriptor.containing_type
+    if outer is None or not descriptor.GetOptions().map_entry:
+        return descriptor.name
+    return next(f"{outer.name}.{f.name}" for f in outer.fields if f.message_type is descriptor)
 
 
 def _checked(dtype: int, shape: Iterable[int], data: bytes | memoryview) -> Tensor:
