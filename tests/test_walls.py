@@ -31,9 +31,9 @@ gencode dispatch load
 service
 client
 codec transport.base
-context contract status tensor
+context contract security status tensor
 limits
-errors deadline method spec wire message control memory tasks
+credentials errors deadline handshake method spec wire message control memory tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""
 

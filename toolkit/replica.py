@@ -27,9 +27,10 @@ from toolkit.inspect import describe
 from toolkit.limits import MessageLimits
 from toolkit.load import constructor_arguments, load_service
 from toolkit.memory import keep_freed_memory
+from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
-from toolkit.spec import ReplicaSpec
+from toolkit.spec import Outgoing, ReplicaSpec
 from toolkit.tasks import in_daemon_thread
 from toolkit.transport.grpc import GrpcTransport
 
@@ -40,8 +41,10 @@ DRAIN_INCOMPLETE = 8
 async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
     """Serve until told to stop. Returns how many calls its end cut off. Raises StartError where it cannot start."""
     stop = _stop_signal(control)
+    check_exposure(spec.listen, spec.incoming, insecure=spec.insecure)
     handles = _connect(spec, dependencies(service))
-    server = Server(service.__contract__, limits=_limits(spec, spec.deployment), reflect=spec.reflection)
+    limits = _limits(spec, spec.deployment)
+    server = Server(service.__contract__, limits=limits, reflect=spec.reflection, incoming=spec.incoming)
     async with AsyncExitStack() as stack:
         for transport in handles.values():
             stack.push_async_callback(transport.close)
@@ -93,8 +96,10 @@ async def _construct(service: type[Service], handles: Mapping[str, Client], args
 
 
 async def _check(name: str, client: type[Client], transport: GrpcTransport) -> None:
-    await transport.channel.channel_ready()
-    await check_contract(transport.channel, client.__contract__.name, name, ", ".join(transport.addresses))
+    address = ", ".join(transport.addresses)
+    await wait_connected(transport.channel, f"handle {name}: {address}")
+    with refusals(f"handle {name}: {address}"):
+        await check_contract(transport.channel, client.__contract__.name, name, address)
 
 
 def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str, GrpcTransport]:
@@ -107,7 +112,8 @@ def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str
                 f"Add it to the graph file, let `bind` name another, or pass --handle {name}=ADDRESS"
             )
         limits, contract = _limits(spec, deployment), clients[name].__contract__
-        found[name] = GrpcTransport(spec.addresses[deployment], limits=limits, contract=contract)
+        outgoing = spec.outgoing.get(deployment, PLAIN)
+        found[name] = GrpcTransport(spec.addresses[deployment], limits=limits, contract=contract, outgoing=outgoing)
     return found
 
 
@@ -198,6 +204,7 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
         "--handle", action="append", default=[], metavar="NAME=ADDRESS", help="where a handle's deployment answers"
     )
     parser.add_argument("--reflection", action="store_true", default=None, help="serve gRPC reflection")
+    _add_security(parser)
     options = parser.parse_args(argv)
     try:
         if options.service is not None:
@@ -208,12 +215,53 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
             if not separator or not address:
                 raise ValueError(f"--handle {name}: write NAME=ADDRESS")
             addresses[name] = (*addresses.get(name, ()), address)
+        secured = _secured(options, spec, addresses)
     except (TypeError, ValueError) as error:
         parser.error(str(error) if isinstance(error, ValueError) else "name the service: package.module:Class")
-    given = {"args": options.args, "device": options.device, "reflection": options.reflection}
+    given = {"args": options.args, "device": options.device, "reflection": options.reflection, **secured}
     if options.listen:
         given["listen"] = tuple(options.listen)
     return dataclasses.replace(spec, addresses=addresses, **{k: v for k, v in given.items() if v is not None})
+
+
+def _add_security(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("security", "Files only; PEM, and read again when they change.")
+    group.add_argument(
+        "--cert", metavar="FILE", help="serve TLS with this certificate; handles show it where they are asked"
+    )
+    group.add_argument("--key", metavar="FILE", help="its key")
+    group.add_argument("--caller-ca", metavar="FILE", help="callers must show a certificate that this authority signed")
+    group.add_argument(
+        "--allow", action="append", metavar="IDENTITY", help="a URI or DNS name in it; may be repeated; default: any"
+    )
+    group.add_argument(
+        "--token-file", metavar="FILE", help="callers must send one of the tokens in it; handles send the first"
+    )
+    group.add_argument("--ca", metavar="FILE", help="handles call over TLS, and trust this authority")
+    group.add_argument(
+        "--insecure", action="store_true", default=None, help="listen on a network with neither TLS nor a token"
+    )
+
+
+def _secured(options: argparse.Namespace, spec: ReplicaSpec, handles: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ReplicaSpec that the security flags say."""
+    given = {name: getattr(options, name) for name in ("cert", "key", "caller_ca", "token_file")}
+    said = {name: value for name, value in given.items() if value is not None}
+    if options.allow:
+        said["callers"] = tuple(options.allow)
+    incoming = dataclasses.replace(spec.incoming, **said)
+    if bool(incoming.cert) != bool(incoming.key):
+        raise ValueError("--cert and --key belong together: name both")
+    if incoming.caller_ca and not incoming.cert:
+        raise ValueError("--caller-ca needs --cert and --key: who asks for a certificate shows one")
+    if incoming.callers is not None and not incoming.caller_ca:
+        raise ValueError("--allow needs --caller-ca, the authority that vouches for these identities")
+    found: dict[str, Any] = {"incoming": incoming, "insecure": options.insecure}
+    if options.ca or options.token_file:
+        shown = {"tls": True, "ca": options.ca, "cert": incoming.cert, "key": incoming.key} if options.ca else {}
+        outgoing = Outgoing(token_file=options.token_file or "", insecure=bool(options.insecure), **shown)
+        found["outgoing"] = dict.fromkeys(handles, outgoing)
+    return found
 
 
 if __name__ == "__main__":

@@ -22,11 +22,14 @@ from toolkit.dispatch import Dispatcher, internal
 from toolkit.errors import Code, ServiceError, StartError
 from toolkit.limits import MessageLimits
 from toolkit.method import Contract, Method
+from toolkit.security import guards, server_credentials
+from toolkit.spec import Incoming
 from toolkit.status import CODES, MAX_MESSAGE, trailers
 from toolkit.transport.grpc import too_large
 
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+EVERYBODY: Final = Incoming()
 LAST_SECONDS: Final = 1.0
 """For a reply to leave after its handler has ended."""
 FOREVER: Final = 10**9
@@ -36,14 +39,19 @@ FOREVER: Final = 10**9
 class Server:
     """Serves a contract: `listen`, then `open` once there is a service to answer, and `drain` at the end."""
 
-    def __init__(self, contract: Contract, *, limits: MessageLimits, reflect: bool = False) -> None:
+    def __init__(
+        self, contract: Contract, *, limits: MessageLimits, reflect: bool = False, incoming: Incoming = EVERYBODY
+    ) -> None:
         self.contract = contract
         self._limits = limits
         self._dispatcher: Dispatcher | None = None
-        self._server = grpc.aio.server(options=_options(limits.largest(contract)))
+        self._credentials = server_credentials(incoming)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=guards(incoming, self._health), options=_options(limits.largest(contract))
+        )
         handlers = {method.name: self._handler(method) for method in contract.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))
-        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflect:
             names = (contract.name, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -76,7 +84,10 @@ class Server:
 
     def _bind(self, address: str) -> str:
         try:
-            port = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise StartError(
                 f"cannot listen on {address}: it is taken, or not an address of this machine; "

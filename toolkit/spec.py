@@ -99,7 +99,9 @@ class ReplicaSpec:
         for option in fields(self):
             value = getattr(self, option.name)
             if value != _default(option):
-                found[PREFIX + option.name.upper()] = value if isinstance(value, str) else json.dumps(value, default=_said)
+                found[PREFIX + option.name.upper()] = (
+                    value if isinstance(value, str) else json.dumps(value, default=_said)
+                )
         return found
 
     @classmethod
@@ -177,11 +179,13 @@ def _is_record(of: type[Incoming] | type[Outgoing]) -> Callable[[Any], bool]:
 
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "str": (_is(str), _as_is),
     "int": (_is(int), _as_is),
     "int | None": (_is(int, type(None)), _as_is),
     "float": (_is(int, float), float),
     "bool": (_is(bool), _as_is),
     "tuple[str, ...]": (_is_list, tuple),
+    "tuple[str, ...] | None": (lambda value: value is None or _is_list(value), _as_is),
     "Mapping[str, Any]": (_is(dict), _as_is),
     "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),
     "Mapping[str, Mapping[str, int]]": (_is_mapping_of(_is_mapping_of(_is(int))), _as_is),
@@ -190,9 +194,9 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
         lambda value: {key: tuple(each) for key, each in value.items()},
     ),
 }
+"""Annotation of a field → whether a JSON value fits it, and how it becomes the field's value."""
 _KINDS["Incoming"] = (_is_record(Incoming), lambda value: Incoming(**_tuples(value)))
 _KINDS["Mapping[str, Outgoing]"] = (
     _is_mapping_of(_is_record(Outgoing)),
     lambda value: {key: Outgoing(**each) for key, each in value.items()},
 )
-"""Annotation of a field → whether a JSON value fits it, and how it becomes the field's value."""

@@ -17,6 +17,8 @@ from toolkit import codec
 from toolkit.errors import Code, ServiceError
 from toolkit.limits import MessageLimits
 from toolkit.method import Contract, Method
+from toolkit.security import PLAIN, open_channel
+from toolkit.spec import Outgoing
 from toolkit.status import from_status
 from toolkit.tasks import wait_closed
 from toolkit.transport.base import Call, Feed
@@ -31,11 +33,18 @@ RECONNECT_AT_MOST_MS: Final = 1000
 class GrpcTransport:
     """A channel to the replicas of one deployment. Make it inside the event loop that uses it."""
 
-    def __init__(self, addresses: Sequence[str], *, limits: MessageLimits, contract: Contract | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        limits: MessageLimits,
+        contract: Contract | None = None,
+        outgoing: Outgoing = PLAIN,
+    ) -> None:
         self.addresses = tuple(addresses)
         self._limits = limits
         largest = limits.default if contract is None else limits.largest(contract)
-        self.channel = grpc.aio.insecure_channel(target(addresses), options=_options(largest))
+        self.channel = open_channel(target(addresses), _options(largest), outgoing)
         self._callables: dict[str, tuple[Any, int]] = {}
 
     async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
@@ -144,14 +153,14 @@ def _options(limit: int) -> list[tuple[str, Any]]:
 
 
 def _timeout(call: Call) -> float | None:
-    """Seconds for gRPC, cut to three digits: its header rounds up to that, from a clock that may lag, and the other side
-    must not get more than is left here.
+    """Seconds for gRPC, whose header rounds up to three digits, by a clock that may lag: half a digit below what three
+    digits hold, so that it rounds to no more than is left here.
     """
     if call.deadline is None:
         return None
     left = max(call.deadline.remaining(), MILLISECOND)
     digit = max(10.0 ** (floor(log10(left)) - 2), MILLISECOND)
-    return max(floor(left / digit - 0.5) * digit, MILLISECOND)
+    return (floor(left / digit) - 0.5) * digit
 
 
 def _encode(message: Any, limit: int) -> bytes:
