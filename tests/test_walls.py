@@ -117,6 +117,21 @@ def test_the_vocabulary_needs_the_standard_library_alone(name: str) -> None:
     assert outside == set()
 
 
+def test_policies_decide_and_do_nothing() -> None:
+    """No event loop, no wire, no files: their clock and their chance are handed in."""
+    allowed = {"__future__", "collections", "dataclasses", "enum", "math", "random", "time", "typing"}
+    wrong = [
+        f"{module.line} imports {name}"
+        for module in toolkit_modules().values()
+        if is_within(module.name, "policy")
+        for name in imports(module)
+        if name.split(".")[0] not in allowed
+        and not is_within(name, "toolkit.policy")
+        and name not in ("toolkit.errors", "toolkit.deadline")
+    ]
+    assert wrong == []
+
+
 def test_the_launcher_names_nothing_of_the_serving_tower() -> None:
     """All that it shares with a replica is `ReplicaSpec`."""
     allowed = {"toolkit.errors", "toolkit.spec"}
