@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from toolkit.service import progress, reporter
 
 transformers_logging.disable_progress_bar()  # a start reports its progress to the launcher, not to the terminal
 READ_CHUNK = 1 << 24
+CHARACTERS_A_TOKEN = 100
+"""No text has that many characters a token on average: a longer one is refused before it costs a tokenizer's time."""
 HUB_TIMEOUT = 10.0
 """Seconds that the hub may be silent."""
 WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -70,6 +71,28 @@ def model_folder(model: str) -> Path:
     if folder.is_absolute() or model.startswith((".", "~")):
         raise StartError(f"model {model!r}: there is no such folder")
     return _checked(_hub_folder(model), model)
+
+
+def load(kind: Any, model: str, device: str) -> tuple[Any, Any]:
+    """The tokenizer and the weights of `model`, on `device`; `kind` is one of transformers' `AutoModel…` classes.
+
+    Blocks, and reports its progress. Raises StartError.
+    """
+    place = known_device(device)
+    folder = model_folder(model)
+    progress("read the tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    read_ahead(folder)
+    progress(f"load the weights on {device}")
+    loaded, report = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # a part that nobody uses
+    if missing:  # transformers would fill them with random numbers
+        raise StartError(
+            f"model {model!r} cannot serve here: it has no weights for {missing[0]}; name another in `args`"
+        )
+    return tokenizer, loaded.to(place).eval()
 
 
 def read_ahead(folder: Path) -> None:
@@ -147,13 +170,11 @@ def _hub_folder(model: str) -> Path:
 
 
 def _bar(phase: str) -> type[tqdm[Any]]:
-    report: Callable[..., None] = reporter.get() or (
-        lambda *_: None
-    )  # taken here: the downloads run in threads of their own
+    report = reporter.get()  # taken here: the downloads run in threads of their own
 
     class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            if self.unit == "B":
+            if report is not None and self.unit == "B":
                 report(phase, self.n, self.total)
 
     return Bar

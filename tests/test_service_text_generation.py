@@ -214,6 +214,11 @@ def test_a_device_that_is_not_here_stops_the_start() -> None:
         CausalModel("smollm2-135m", "cuda:99")
 
 
+def test_a_model_without_a_language_head_stops_the_start() -> None:
+    with pytest.raises(StartError, match="'minilm-l6' cannot serve here: it has no weights for cls"):
+        CausalModel("minilm-l6")
+
+
 def as_bytes(ids: Sequence[int]) -> str:
     """A tokenizer whose tokens are bytes."""
     return bytes(ids).decode(errors="replace")

@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
-from services.models import known_device, model_folder, read_ahead
-from toolkit.service import progress
-
-CHARACTERS_A_TOKEN = 100
-"""No text has that many characters a token on average: a longer one is refused before it costs a tokenizer's time."""
+from services.models import CHARACTERS_A_TOKEN, load
 
 
 class TextTooLongError(ValueError):
@@ -22,16 +18,7 @@ class EmbeddingModel:
     """An encoder whose token vectors, averaged, are the text's embedding. Use it from one thread at a time."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
-        self._device = known_device(device)
-        folder = model_folder(model)
-        progress("read the tokenizer")
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        read_ahead(folder)
-        progress(f"load the weights on {device}")
-        loaded: Any = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        self._model = loaded.to(self._device).eval()
+        self._tokenizer, self._model = load(AutoModel, model, device)
         self._limit = min(int(self._tokenizer.model_max_length), int(self._model.config.max_position_embeddings))
         self.similarity("Hello", "Hello")  # the first pass is slow: not for a caller to wait
 
@@ -43,7 +30,7 @@ class EmbeddingModel:
     def _embeddings(self, texts: list[str]) -> torch.Tensor:
         """Vectors of length 1, one a row, on the CPU."""
         with torch.inference_mode():
-            tokens = self._tokens(texts).to(self._device)
+            tokens = self._tokens(texts).to(self._model.device)
             vectors = self._model(**tokens).last_hidden_state
             mask = tokens["attention_mask"].unsqueeze(-1).to(vectors.dtype)  # padding is no part of the text
             mean = (vectors * mask).sum(dim=1) / mask.sum(dim=1)

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
-from services.models import known_device, model_folder, read_ahead
-from toolkit.service import progress
+from services.models import CHARACTERS_A_TOKEN, load
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 PROMPT_CHUNK = 256
 """Tokens of the prompt that the model reads in one step."""
-CHARACTERS_A_TOKEN = 100
-"""No text has that many characters a token on average: a longer one is refused before it costs a tokenizer's time."""
 
 
 class PromptError(ValueError):
@@ -48,16 +45,8 @@ class CausalModel:
     """The weights and the tokenizer. Use it from one thread at a time; several texts may take turns, step by step."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
-        self._device = known_device(device)
-        folder = model_folder(model)
-        progress("read the tokenizer")
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        read_ahead(folder)
-        progress(f"load the weights on {device}")
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        self._model = loaded.to(self._device).eval()
+        self._tokenizer, self._model = load(AutoModelForCausalLM, model, device)
+        self._device = self._model.device
         self._context = int(self._model.config.max_position_embeddings)
         self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         self._forward(self.encode("Hello", 0), None)  # the first pass is slow: not for a caller to wait
