@@ -16,13 +16,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import grpc.aio
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.inference_graph.v1.inference_graph_toolkit import InferenceGraphClient, ScoreReply, ScoreRequest
 from toolkit.connect import connect
-from toolkit.contract import wait_serving
 from toolkit.errors import ServiceError, ToolkitError
 from toolkit.launcher.addresses import LOOPBACK, pick_free_port
 from toolkit.launcher.folder import project_folder
@@ -69,16 +70,25 @@ async def running(graph: Path) -> AsyncIterator[Process]:
 
 
 async def _wait_ready(address: str, up: Process) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
-        serving = asyncio.create_task(wait_serving(channel, InferenceGraphClient.__contract__.name))
-        ended = asyncio.create_task(up.wait())  # with its own words on standard error; it has a limit of its own, too
-        try:
-            await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            serving.cancel()
-            ended.cancel()
+    serving = asyncio.create_task(_wait_serving(address))
+    ended = asyncio.create_task(up.wait())  # with its own words on standard error; it has a limit of its own, too
+    try:
+        await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        serving.cancel()
+        ended.cancel()
     if up.returncode is not None:
         raise ToolkitError(f"the graph did not come up: toolkit up ended with exit code {up.returncode}")
+
+
+async def _wait_serving(address: str) -> None:
+    """Any gRPC server says so itself: https://grpc.io/docs/guides/health-checking/."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)]) as channel:
+        question = health_pb2.HealthCheckRequest(service=InferenceGraphClient.__contract__.name)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # ships no types
+        async for answer in health.Watch(question, wait_for_ready=True):
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
 
 
 async def _main(sentence: str) -> None:
