@@ -26,11 +26,15 @@ launcher.document launcher.devices launcher.events launcher.folder launcher.life
 project.generate project.scaffold
 replica testing call
 connect server inspect
-transport.grpc transport.local
+transport.grpc transport.local transport.pool
 gencode dispatch load
 service
 client
 codec transport.base
+door
+policy.balance policy.hedge
+policy.admission policy.outlier policy.retry
+policy.replica
 context contract security status tensor
 limits
 credentials errors deadline handshake method spec wire message control memory tasks

@@ -136,4 +136,5 @@ async def _checked(method: Method[Request, Reply], requests: AsyncIterable[Reque
 
 
 def _came_through(error: ServiceError, name: str) -> ServiceError:
-    return ServiceError(error.code, error.message, error.details, path=(name, *error.path) if name else error.path)
+    path = (name, *error.path) if name else error.path
+    return ServiceError(error.code, error.message, error.details, path=path, retry_after=error.retry_after)

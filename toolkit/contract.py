@@ -4,7 +4,6 @@ gRPC reflection where it is served (then the messages are compared), else the na
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, cast
 
@@ -18,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from toolkit.errors import StartError
 
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 SILENT: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNKNOWN})
 """How a server answers that it has no such service to ask."""
 
@@ -42,18 +42,28 @@ async def check_contract(channel: grpc.aio.Channel, contract: str, handle: str, 
         )
 
 
-async def wait_serving(channel: grpc.aio.Channel, contract: str) -> None:
-    """Return once the other side says that it serves the contract; at once where it has no health service."""
+async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterator[bool]:
+    """Whether the other side serves the contract, now and again whenever that changes, for ever. A server that has no
+    health service counts as serving.
+    """
     health = health_pb2_grpc.HealthStub(channel)
     while True:
         try:
             async for answer in health.Watch(health_pb2.HealthCheckRequest(service=contract)):
-                if answer.status == SERVING:
-                    return
+                yield answer.status in (SERVING, SERVICE_UNKNOWN)
         except grpc.aio.AioRpcError as error:
             if error.code() in SILENT:
+                yield True
                 return
-        await asyncio.sleep(0.1)  # the connection broke: let it come back
+        yield False
+        await channel.channel_ready()
+
+
+async def wait_serving(channel: grpc.aio.Channel, contract: str) -> None:
+    """Return once the other side serves the contract."""
+    async for is_serving in watch_serving(channel, contract):
+        if is_serving:
+            return
 
 
 async def served(channel: grpc.aio.Channel) -> frozenset[str]:

@@ -7,17 +7,21 @@ import contextlib
 import contextvars
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
 from toolkit.context import Context, ambient
 from toolkit.deadline import Deadline
+from toolkit.door import Door
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Method
+from toolkit.policy.admission import AdmissionOptions
 from toolkit.service import Service
 from toolkit.tasks import time_limit
 
 log = logging.getLogger("toolkit")
+DEFAULT_ADMISSION = AdmissionOptions()
 
 
 class Dispatcher:
@@ -27,13 +31,22 @@ class Dispatcher:
     which the log holds the traceback.
     """
 
-    def __init__(self, service: Service, *, timeout: float, forward: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        timeout: float,
+        forward: Iterable[str] = (),
+        admission: AdmissionOptions = DEFAULT_ADMISSION,
+        name: str = "",
+    ) -> None:
         self.contract = service.__contract__
         self.in_flight = 0
         """Calls that are being handled."""
         self._idle = asyncio.Event()
         self._handlers = {method.path: getattr(service, method.attribute) for method in self.contract.methods}
         self._timeout = timeout
+        self._door = Door(admission, name or type(service).__name__)
         self._forward = frozenset(forward)
         self._detached: set[asyncio.Task[None]] = set()
         self.expired = 0
@@ -41,22 +54,23 @@ class Dispatcher:
 
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
-        limit = self._enter(context)
-        self.in_flight += 1
+        limit = await self._enter(context)
+        start, seconds = time.monotonic(), None
         try:
             with time_limit(limit.remaining()):
                 reply = await self._handlers[method.path](request, context)
+            seconds = time.monotonic() - start
         except Exception as error:
             raise self._failure(error, method, limit) from error
         finally:
+            self._door.leave(seconds)
             self._leave()
         self._check_reply(method, reply)
         return reply
 
     async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncGenerator[Any, None]:
         """Answer a method with a stream of replies. Closing the stream closes the handler's."""
-        limit = self._enter(context)
-        self.in_flight += 1
+        limit = await self._enter(context)
         replies: Any = None
         try:
             replies = self._handlers[method.path](request, context)
@@ -74,6 +88,7 @@ class Dispatcher:
                 if hasattr(replies, "aclose"):
                     await replies.aclose()
             finally:
+                self._door.leave(None)
                 self._leave()
 
     async def wait_idle(self, timeout: float) -> bool:
@@ -90,7 +105,8 @@ class Dispatcher:
         if not self.in_flight:
             self._idle.set()
 
-    def _enter(self, context: Context) -> Deadline:
+    async def _enter(self, context: Context) -> Deadline:
+        """Wait for the call's turn. Returns its deadline."""
         limit = context.deadline or Deadline.after(self._timeout)
         if limit.is_expired():
             self.expired += 1
@@ -98,6 +114,12 @@ class Dispatcher:
         context.deadline = limit
         context.answered_by(self._detach, self._forward)
         ambient.set(context)
+        self.in_flight += 1
+        try:
+            await self._door.enter(limit)
+        except BaseException:
+            self._leave()
+            raise
         return limit
 
     def _detach(self, context: Context, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:

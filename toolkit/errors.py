@@ -39,9 +39,20 @@ class ServiceError(Exception):
 
     `message` is one sentence for the caller. `details` are protobuf messages (those of google/rpc/error_details.proto
     by custom); they cross every hop. `path` names the deployments that the error came through, caller first.
+    `retry_after`, in seconds, is when the other side wants to be asked again; negative: not at all. `unseen` says that no
+    handler saw the request, so that any method may be sent again.
     """
 
-    def __init__(self, code: Code, message: str, details: Iterable[Any] = (), *, path: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        details: Iterable[Any] = (),
+        *,
+        path: Iterable[str] = (),
+        retry_after: float | None = None,
+        unseen: bool = False,
+    ) -> None:
         if code == Code.OK:
             raise ValueError("OK is not an error: return a reply instead")
         super().__init__(code, message)
@@ -49,6 +60,8 @@ class ServiceError(Exception):
         self.message = message
         self.details = tuple(details)
         self.path = tuple(path)
+        self.retry_after = retry_after
+        self.unseen = unseen
 
     def __str__(self) -> str:
         hops = " → ".join(self.path)

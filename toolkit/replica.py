@@ -19,7 +19,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from toolkit.client import Client
-from toolkit.contract import check_contract, wait_serving
+from toolkit.connect import pool
+from toolkit.contract import check_contract
 from toolkit.control import Control
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
@@ -27,12 +28,16 @@ from toolkit.inspect import describe
 from toolkit.limits import MessageLimits
 from toolkit.load import constructor_arguments, load_service
 from toolkit.memory import keep_freed_memory
+from toolkit.policy.admission import AdmissionOptions
+from toolkit.policy.hedge import HedgeOptions
 from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
 from toolkit.spec import Outgoing, ReplicaSpec
 from toolkit.tasks import in_daemon_thread
+from toolkit.transport.base import Transport
 from toolkit.transport.grpc import GrpcTransport
+from toolkit.transport.pool import HandleOptions, PoolTransport
 
 log = logging.getLogger("toolkit")
 DRAIN_INCOMPLETE = 8
@@ -54,7 +59,7 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
         if not await _first(start, stop, spec.start_timeout):
             return 0
         gc.freeze()  # what was loaded stays: no collection needs to look at it again
-        await server.open(Dispatcher(start.result(), timeout=spec.timeout, forward=spec.forward))
+        await server.open(_dispatcher(spec, start.result()))
         control.ready(addresses)
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))
         await stop.wait()
@@ -62,16 +67,25 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
         return await server.drain(spec.drain_timeout)
 
 
+def _dispatcher(spec: ReplicaSpec, service: Service) -> Dispatcher:
+    admission = AdmissionOptions(max_concurrency=spec.max_concurrency, max_queue=spec.max_queue)
+    return Dispatcher(service, timeout=spec.timeout, forward=spec.forward, admission=admission, name=spec.deployment)
+
+
 async def _start(
     spec: ReplicaSpec,
     service: type[Service],
-    handles: Mapping[str, GrpcTransport],
+    handles: Mapping[str, PoolTransport],
     control: Control,
     stack: AsyncExitStack,
 ) -> Service:
     """The service, loaded and entered, once all of its handles serve what it expects."""
     clients = dependencies(service)
-    checks = [_check(name, clients[name], transport) for name, transport in handles.items()]
+    checks = [
+        _check(name, clients[name], transport)
+        for name, pool in handles.items()
+        for transport in pool.transports.values()
+    ]
     bound = {name: clients[name](transport, spec.bind.get(name, name)) for name, transport in handles.items()}
     args = constructor_arguments(service, spec.args, spec.device)
     reporter.set(control.progress)
@@ -82,7 +96,7 @@ async def _start(
     instance = await stack.enter_async_context(loading.result())
     if handles:
         control.waiting(sorted(handles))
-        await asyncio.gather(*(wait_serving(t.channel, clients[n].__contract__.name) for n, t in handles.items()))
+        await asyncio.gather(*(found.wait_ready() for found in handles.values()))
     return instance
 
 
@@ -95,15 +109,16 @@ async def _construct(service: type[Service], handles: Mapping[str, Client], args
         raise StartError(f"{service.__name__} cannot be made: {type(error).__name__}: {error}") from error
 
 
-async def _check(name: str, client: type[Client], transport: GrpcTransport) -> None:
+async def _check(name: str, client: type[Client], transport: Transport) -> None:
+    assert isinstance(transport, GrpcTransport)  # what `_connect` makes
     address = ", ".join(transport.addresses)
     await wait_connected(transport.channel, f"handle {name}: {address}")
     with refusals(f"handle {name}: {address}"):
         await check_contract(transport.channel, client.__contract__.name, name, address)
 
 
-def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str, GrpcTransport]:
-    found: dict[str, GrpcTransport] = {}
+def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str, PoolTransport]:
+    found: dict[str, PoolTransport] = {}
     for name in clients:
         deployment = spec.bind.get(name, name)
         if deployment not in spec.addresses:
@@ -111,10 +126,21 @@ def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str
                 f"handle {name} has no deployment {deployment!r}; known: {', '.join(sorted(spec.addresses)) or 'none'}. "
                 f"Add it to the graph file, let `bind` name another, or pass --handle {name}=ADDRESS"
             )
-        limits, contract = _limits(spec, deployment), clients[name].__contract__
-        outgoing = spec.outgoing.get(deployment, PLAIN)
-        found[name] = GrpcTransport(spec.addresses[deployment], limits=limits, contract=contract, outgoing=outgoing)
+        found[name] = pool(
+            spec.addresses[deployment],
+            clients[name].__contract__,
+            name=deployment,
+            limits=_limits(spec, deployment),
+            outgoing=spec.outgoing.get(deployment, PLAIN),
+            options=_handle_options(spec, deployment),
+        )
     return found
+
+
+def _handle_options(spec: ReplicaSpec, deployment: str) -> HandleOptions:
+    delay = spec.hedges.get(deployment)
+    hedge = None if delay is None else HedgeOptions(delay=delay or None)
+    return HandleOptions(hedge=hedge, bulkhead=AdmissionOptions(max_concurrency=spec.max_outstanding, max_queue=0))
 
 
 def _limits(spec: ReplicaSpec, deployment: str) -> MessageLimits:

@@ -71,6 +71,13 @@ class ReplicaSpec:
     """Seconds that a call may take when its caller sets no deadline."""
     max_concurrency: int = 64
     """Calls executing at once."""
+    max_queue: int | None = None
+    """Calls waiting for a turn; None: twice `max_concurrency`, 16 at least."""
+    max_outstanding: int = 1024
+    """Calls of one handle at once: what one slow dependency may hold of this replica."""
+    hedges: Mapping[str, float] = field(default_factory=dict)
+    """Deployment → seconds after which a call of an idempotent method is sent to another replica too; 0: worked out from
+    the latencies seen. None is hedged that is not listed."""
     max_message_bytes: int = 64 * MIB
     """Largest message, after decompression, in either direction."""
     message_limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -188,6 +195,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "tuple[str, ...] | None": (lambda value: value is None or _is_list(value), _as_is),
     "Mapping[str, Any]": (_is(dict), _as_is),
     "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),
+    "Mapping[str, float]": (_is_mapping_of(_is(int, float)), _as_is),
     "Mapping[str, Mapping[str, int]]": (_is_mapping_of(_is_mapping_of(_is(int))), _as_is),
     "Mapping[str, tuple[str, ...]]": (
         _is_mapping_of(_is_list),
