@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,10 +15,13 @@ class Control:
 
     def __init__(self, fd: int | None) -> None:
         self._socket = None if fd is None else socket.socket(fileno=fd)
+        self._lock = threading.Lock()
+        self.has_launcher = fd is not None
+        """Somebody hears the events."""
 
-    @property
-    def has_launcher(self) -> bool:
-        return self._socket is not None
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
     def described(self, description: Mapping[str, Any]) -> None:
         self._send({"event": "described", **description})
@@ -45,7 +49,7 @@ class Control:
 
         def readable() -> None:
             try:
-                data = control.recv(4096)
+                data = control.recv(4096, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -54,12 +58,13 @@ class Control:
                 loop.remove_reader(control)
                 gone()
 
-        control.setblocking(False)
         loop.add_reader(control, readable)
 
     def _send(self, event: Mapping[str, Any]) -> None:
-        if self._socket is not None:
-            try:
-                self._socket.sendall(json.dumps(event).encode() + b"\n")
-            except OSError:
-                self._socket = None  # the launcher is gone; on_end deals with that
+        line = json.dumps(event).encode() + b"\n"
+        with self._lock:  # a long line may go out in parts
+            if self._socket is not None and self.has_launcher:
+                try:
+                    self._socket.sendall(line)
+                except OSError:
+                    self.has_launcher = False  # on_end deals with that

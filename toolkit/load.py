@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any
 
+from toolkit.client import Client
 from toolkit.errors import StartError
-from toolkit.service import Service
+from toolkit.service import Service, dependencies
 
 
 def load_service(reference: str) -> type[Service]:
@@ -22,9 +23,9 @@ def load_service(reference: str) -> type[Service]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise StartError(_missing_module(module_name, error)) from error
-    except Exception as error:
-        raise StartError(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+        raise StartError(_missing_module(module_name, error)) from None
+    except (Exception, SystemExit) as error:
+        raise StartError(f"importing {module_name} failed: {told(error)}") from error
     cls = getattr(module, class_name, None)
     if cls is None:
         raise StartError(f"module {module_name} has no class {class_name}; it has {_services_in(module)}")
@@ -32,6 +33,10 @@ def load_service(reference: str) -> type[Service]:
         raise StartError(f"{reference} is not a service: let it subclass a generated XBase")
     if not hasattr(cls, "__contract__"):
         raise StartError(f"{reference} has no contract: let it subclass a generated XBase, not Service itself")
+    for name, client in dependencies(cls).items():
+        if not (isinstance(client, type) and issubclass(client, Client) and hasattr(client, "__contract__")):
+            what = getattr(client, "__name__", repr(client))
+            raise StartError(f"handle {name} of {reference}: depends() takes a generated XClient, not {what}")
     return cls
 
 
@@ -50,17 +55,27 @@ def constructor_arguments(service: type[Service], args: Mapping[str, Any], devic
     found = {"device": device, **args} if "device" in taken else dict(args)
     missing = sorted(n for n in taken - set(found) if parameters[n].default is Parameter.empty)
     if missing:
-        raise StartError(f"{service.__name__} needs {', '.join(missing)}: give it under `args`")
+        raise StartError(f"{service.__name__} needs {', '.join(missing)}: give it under `args`, or with --args")
     return found
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line; the log has the rest."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _missing_module(wanted: str, error: ModuleNotFoundError) -> str:
     if error.name is not None and (wanted == error.name or wanted.startswith(error.name + ".")):
         return f"there is no module {wanted} (looked from the working directory); check `class`, or run from the project's root"
-    cure = (
-        "run `toolkit generate`" if str(error.name).endswith("_toolkit") else f"pip install what provides {error.name}"
-    )
-    return f"importing {wanted} failed: it needs the module {error.name}, which is not there; {cure}"
+    missing = str(error.name)
+    if missing.endswith("_toolkit"):
+        cure = "run `toolkit generate`"
+    elif "." in missing:
+        cure = "check the name in that import, or run `toolkit generate`"
+    else:
+        cure = f"pip install what provides {missing}"
+    return f"importing {wanted} failed: it needs the module {missing}, which is not there; {cure}"
 
 
 def _services_in(module: Any) -> str:

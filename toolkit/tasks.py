@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+TICK: Final = 0.001
+"""uvloop's clock counts in these."""
 
 
 async def wait_closed(task: asyncio.Task[Any]) -> None:
@@ -23,7 +27,8 @@ async def wait_closed(task: asyncio.Task[Any]) -> None:
 async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     """Run a blocking function beside the event loop, in a thread that does not keep the process from ending.
 
-    Cancelling the await abandons the thread: what it returns or raises later is dropped.
+    Cancelling the await abandons the thread: what it returns or raises later is dropped. What no event loop can carry,
+    SystemExit and StopIteration, comes as RuntimeError.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -41,22 +46,31 @@ async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P
         result, failure = None, None
         try:
             result = context.run(function, *args, **options)
-        except Exception as error:
-            failure = error
-        if not loop.is_closed():
+        except BaseException as error:
+            failure = _portable(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=work, daemon=True, name=getattr(function, "__name__", "work")).start()
     return await done
 
 
+def _portable(error: BaseException) -> Exception:
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    portable = RuntimeError(f"{type(error).__name__} {error}".rstrip())
+    portable.__cause__ = error
+    return portable
+
+
 class time_limit:  # noqa: N801 - used like asyncio.timeout
     """`asyncio.timeout` for the path of every call: the same rules in fewer steps, and nothing to await.
 
-    `with time_limit(seconds):` raises TimeoutError in place of the CancelledError with which it ends the block.
+    `with time_limit(seconds):` raises TimeoutError in place of the CancelledError with which it ends the block. It is
+    never early, though uvloop's timers may be: what the limit was made from has passed then.
     """
 
-    __slots__ = ("_cancelling", "_is_over", "_seconds", "_task", "_timer")
+    __slots__ = ("_at", "_cancelling", "_is_over", "_loop", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -67,7 +81,9 @@ class time_limit:  # noqa: N801 - used like asyncio.timeout
         task = asyncio.current_task(loop)
         assert task is not None  # calls are handled in tasks
         self._task = task
+        self._loop = loop
         self._cancelling = task.cancelling()
+        self._at = time.monotonic() + self._seconds
         self._timer = loop.call_later(max(self._seconds, 0), self._expire)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -76,5 +92,9 @@ class time_limit:  # noqa: N801 - used like asyncio.timeout
             raise TimeoutError from error
 
     def _expire(self) -> None:
+        left = self._at - time.monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(max(left, TICK), self._expire)
+            return
         self._is_over = True
         self._task.cancel()

@@ -1,0 +1,92 @@
+"""A replica's side of the socket to its launcher."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from toolkit.control import Control
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, Control]]:
+    """The launcher's end, and what a replica makes of the other."""
+    ours, theirs = socket.socketpair()
+    control = Control(theirs.detach())
+    with ours, closing(control):
+        yield ours, control
+
+
+def events(launcher: socket.socket, count: int) -> list[dict[str, Any]]:
+    with launcher.makefile() as lines:
+        return [json.loads(next(lines)) for _ in range(count)]
+
+
+def test_each_event_is_one_line_of_json(pair: tuple[socket.socket, Control]) -> None:
+    launcher, control = pair
+    control.described({"contract": "a.B", "handles": {"c": "d.E"}})
+    control.progress("read\nweights", 3, None)
+    control.waiting(["c"])
+    control.ready(("127.0.0.1:1",))
+    control.draining()
+    control.failed("ä")
+    assert events(launcher, 6) == [
+        {"event": "described", "contract": "a.B", "handles": {"c": "d.E"}},
+        {"event": "progress", "phase": "read\nweights", "done": 3, "total": None},
+        {"event": "waiting", "for": ["c"]},
+        {"event": "ready", "addresses": ["127.0.0.1:1"]},
+        {"event": "draining"},
+        {"event": "failed", "message": "ä"},
+    ]
+
+
+def test_without_a_launcher_nothing_happens() -> None:
+    control = Control(None)
+    control.ready(())
+    assert not control.has_launcher
+
+
+async def test_events_of_many_threads_are_whole_even_where_the_launcher_is_slow(
+    pair: tuple[socket.socket, Control],
+) -> None:
+    """More than the socket holds, sent before anything is read."""
+    launcher, control = pair
+    control.on_end(lambda: None)
+    phase = "x" * 50_000
+
+    def tell(number: int) -> None:
+        for k in range(10):
+            control.progress(phase, number, k)
+
+    threads = [threading.Thread(target=tell, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    found = await asyncio.to_thread(events, launcher, 80)
+    for thread in threads:
+        thread.join()
+    assert {(each["done"], each["total"]) for each in found} == {(n, k) for n in range(8) for k in range(10)}
+    assert control.has_launcher
+
+
+async def test_the_end_of_the_launcher_is_told_once(pair: tuple[socket.socket, Control]) -> None:
+    launcher, control = pair
+    gone = asyncio.Event()
+    control.on_end(gone.set)
+    launcher.sendall(b"what a launcher never says")
+    launcher.close()
+    await gone.wait()
+
+
+async def test_events_after_the_launcher_s_end_are_dropped(pair: tuple[socket.socket, Control]) -> None:
+    launcher, control = pair
+    launcher.close()
+    control.ready(())
+    control.draining()
+    assert not control.has_launcher
