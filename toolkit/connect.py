@@ -41,6 +41,7 @@ def pool(
     name: str,
     limits: MessageLimits,
     outgoing: Outgoing = PLAIN,
+    keepalive: bool = False,
     options: HandleOptions | None = None,
 ) -> PoolTransport:
     """What carries a handle's calls to the replicas at `addresses`, which are watched over `grpc.health.v1`."""
@@ -50,7 +51,9 @@ def pool(
 
     return PoolTransport(
         addresses,
-        lambda address: GrpcTransport((address,), limits=limits, contract=contract, outgoing=outgoing),
+        lambda address: GrpcTransport(
+            (address,), limits=limits, contract=contract, outgoing=outgoing, keepalive=keepalive
+        ),
         name=name,
         watch=watch,
         options=options,

@@ -132,6 +132,7 @@ def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str
             name=deployment,
             limits=_limits(spec, deployment),
             outgoing=spec.outgoing.get(deployment, PLAIN),
+            keepalive=True,
             options=_handle_options(spec, deployment),
         )
     return found

@@ -30,10 +30,35 @@ from toolkit.transport.grpc import too_large
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 EVERYBODY: Final = Incoming()
+MIN_PING_INTERVAL_MS: Final = 500
+"""How often a handle may ask whether this server lives."""
+LAME_DUCK: Final = 0.1
+"""Seconds from saying that it serves no more to refusing calls, where somebody watches its health: they go elsewhere."""
 LAST_SECONDS: Final = 1.0
 """For a reply to leave after its handler has ended."""
 FOREVER: Final = 10**9
 """gRPC tells an absent deadline as a very long one."""
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """Knows who watches, and can send them away: a watch has no end, and a stop would wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watching: set[asyncio.Task[Any]] = set()
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - gRPC's name
+        task = asyncio.current_task()
+        assert task is not None  # gRPC runs each call in one
+        self.watching.add(task)
+        try:
+            await super().Watch(request, context)
+        finally:
+            self.watching.discard(task)
+
+    def end_watches(self) -> None:
+        for task in self.watching:
+            task.cancel()
 
 
 class Server:
@@ -46,7 +71,7 @@ class Server:
         self._limits = limits
         self._dispatcher: Dispatcher | None = None
         self._credentials = server_credentials(incoming)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server = grpc.aio.server(
             interceptors=guards(incoming, self._health), options=_options(limits.largest(contract))
         )
@@ -74,11 +99,14 @@ class Server:
         had to be cancelled.
         """
         await self._health.enter_graceful_shutdown()
+        if self._health.watching:
+            await asyncio.sleep(min(LAME_DUCK, timeout))
         refusing = asyncio.create_task(self._server.stop(None if not timeout else timeout + LAST_SECONDS))
         left = 0
         if self._dispatcher is not None and not await self._dispatcher.wait_idle(timeout):
             left = self._dispatcher.in_flight
             await self._server.stop(None)
+        self._health.end_watches()
         await refusing
         return left
 
@@ -153,6 +181,9 @@ def _options(limit: int) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),  # else two servers share a port and nobody is told
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", limit),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
 
 

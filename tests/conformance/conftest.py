@@ -11,10 +11,12 @@ import pytest
 from services.echo.v1.echo_toolkit import EchoClient
 from toolkit.dispatch import Dispatcher
 from toolkit.limits import MessageLimits
+from toolkit.policy.hedge import HedgeOptions
 from toolkit.server import Server
 from toolkit.service import Service
 from toolkit.transport.grpc import GrpcTransport
 from toolkit.transport.local import LocalTransport
+from toolkit.transport.pool import HandleOptions, PoolTransport
 
 MIB = 1 << 20
 Serve = Callable[..., AbstractAsyncContextManager[EchoClient]]
@@ -46,7 +48,17 @@ async def over_grpc(service: Service, *, timeout: float = 30, **options: Any) ->
     await server.drain(1)
 
 
-TRANSPORTS = {"local": over_local, "strict": over_strict, "grpc": over_grpc}
+@asynccontextmanager
+async def over_pool(service: Service, *, timeout: float = 30, **options: Any) -> AsyncIterator[EchoClient]:
+    """Three replicas that are one service."""
+    dispatcher = Dispatcher(service, timeout=timeout, **options)
+    transport = PoolTransport("abc", lambda address: LocalTransport(dispatcher), name="echo", options=HEDGED)
+    yield EchoClient(transport, "echo")
+    await transport.close()
+
+
+HEDGED = HandleOptions(hedge=HedgeOptions(delay=5.0))
+TRANSPORTS = {"local": over_local, "strict": over_strict, "grpc": over_grpc, "pool": over_pool}
 
 
 @pytest.fixture(params=TRANSPORTS)
