@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from toolkit.launcher.placement import Placed
+from toolkit.launcher.security import LOOPBACK
 
 MAX_SOCKET_BYTES = 103
 """What fits into `sockaddr_un.sun_path` everywhere, its NUL included (macOS has 104, Linux 108)."""
-LOOPBACK = "127.0.0.1"
 _PREFIX = "toolkit-"
 _LONGEST_NAME = len("/" + "n" * 40 + ".255.sock")
 

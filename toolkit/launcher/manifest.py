@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 
 from toolkit.errors import GraphError
 from toolkit.launcher.document import Document, Key, Problem, read_document
+from toolkit.launcher.security import LOOPBACK, Auth, Exposure, Host, Tls, find_faults, merge
 
 ENTRY_PORT = 50051
 """Where the entry listens when it says no port."""
@@ -117,7 +118,15 @@ class Deployment:
     bind: Mapping[_Handle, _Name] = field(default_factory=dict)
     """Handle → deployment, where the two names differ."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """TCP port on 127.0.0.1, beside the socket that the other replicas use."""
+    """TCP port, beside the socket that the other replicas use."""
+    host: Host | None = None
+    """Where the port is open. None: on 127.0.0.1, for this machine only."""
+    tls: Tls | None = None
+    """Encryption, and whose certificates are accepted."""
+    auth: Auth | None = None
+    """The token that callers send."""
+    insecure: bool = False
+    """Open to a network though callers need neither TLS nor a token."""
 
 
 @_strict
@@ -126,6 +135,8 @@ class _File:
     name: _Name
     entry: str
     services: Mapping[_Name, Deployment]
+    tls: Tls | None = None
+    auth: Auth | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,10 +155,23 @@ class Graph:
         said = self.services[deployment].port
         return ENTRY_PORT if said is None and deployment == self.entry else said
 
+    def host(self, deployment: str) -> str:
+        """Where its port is open."""
+        return self.services[deployment].host or LOOPBACK
+
     def where(self, *key: str) -> str:
         """`graph.yaml:7: services.gpt2.device`, the start of a sentence about it."""
-        line = Document(self.path, None, self.lines, ()).line(key)
-        return f"{self.path}:{line}: {'.'.join(key)}"
+        return f"{self.path}:{self.line(key)}: {'.'.join(key)}"
+
+    def line(self, key: Key) -> int:
+        """Of `key`, or of the nearest thing around it."""
+        return Document(self.path, None, self.lines, ()).line(key)
+
+    def said_at(self, deployment: str, *key: str) -> tuple[str, ...]:
+        """Where the file says `key` for a deployment: there, or at its top, which then holds for all."""
+        own = ("services", deployment, *key)
+        is_above = key in self.lines or (own[:3] not in self.lines and key[:1] in self.lines)
+        return key if own not in self.lines and is_above else own
 
 
 _NOT_YET = {
@@ -166,10 +190,36 @@ def load_graph(path: Path) -> Graph:
     file, problems = _validate(document)
     problems += _cross_check(document)
     problems += document.problems
-    if problems or file is None:
+    graph = None if file is None else _graph(path, file, document)
+    problems += [] if graph is None else _check_security(graph)
+    if problems or graph is None:
         unique = dict.fromkeys(problem.render(path) for problem in sorted(problems, key=lambda each: each.line))
         raise GraphError("\n".join(unique))
-    return Graph(path=path, name=file.name, entry=file.entry, services=file.services, lines=document.lines)
+    return graph
+
+
+def _graph(path: Path, file: _File, document: Document) -> Graph:
+    """What the top of the file says for all is said by each deployment from here on."""
+    services = {
+        name: replace(each, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
+        for name, each in file.services.items()
+    }
+    return Graph(path=path, name=file.name, entry=file.entry, services=services, lines=document.lines)
+
+
+def _check_security(graph: Graph) -> Iterator[Problem]:
+    for name, each in graph.services.items():
+        exposure = Exposure(
+            host=each.host,
+            port=graph.port(name),
+            tls=each.tls,
+            auth=each.auth,
+            insecure=each.insecure,
+            is_entry=name == graph.entry,
+        )
+        for said, sentence in find_faults(exposure):
+            key = graph.said_at(name, *said)
+            yield Problem(graph.line(key), key, sentence)
 
 
 _adapter = TypeAdapter(_File)
@@ -200,6 +250,7 @@ _HINTS = {
     "class": 'class: "module:Class"',
     "name": "name: my-graph",
     "entry": "entry: the deployment that outsiders call",
+    "token_file": "token_file: the path of a file with a token in it",
     "services": "services: with at least one deployment",
 }
 
@@ -229,6 +280,8 @@ _KINDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
 }
@@ -247,7 +300,7 @@ def _known_keys(key: Key) -> list[str]:
         return _keys(_File)
     if len(key) == 3:
         return _keys(Deployment)
-    return _keys(Resources if key[2] == "resources" else Traffic)
+    return _keys({"resources": Resources, "tls": Tls, "auth": Auth}.get(str(key[-2]), Traffic))
 
 
 def _keys(of: type) -> list[str]:

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from toolkit.launcher.addresses import LOOPBACK, choose_addresses, pick_port_where_needed, runtime_folder
+from toolkit.launcher.addresses import choose_addresses, pick_port_where_needed, runtime_folder
 from toolkit.launcher.devices import find_machine
+from toolkit.launcher.edges import find_edges
 from toolkit.launcher.folder import project_folder
+from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.live import LiveView
 from toolkit.launcher.manifest import Graph, load_graph
 from toolkit.launcher.output import PlainView, View, is_terminal, wants_colour
 from toolkit.launcher.placement import Placed, describe, place
 from toolkit.launcher.processes import COMMAND, Processes
+from toolkit.launcher.security import join
 from toolkit.launcher.supervisor import Launch, Limits, Supervisor
+from toolkit.launcher.trust import Trust, needs_edges, plan_trust
 from toolkit.spec import ReplicaSpec
 
 
@@ -25,11 +29,12 @@ def up(
     """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
     graph = load_graph(path)
     placed = place(graph, find_machine(environ))
+    trust = plan_trust(graph, find_edges(graph, check_edges(graph)) if needs_edges(graph) else {})
     with (
         Processes(project_folder(path), command=command, environ=environ) as processes,  # signals are caught to the end
         runtime_folder(environ) as folder,
     ):
-        launches = plan_launches(graph, placed, folder, limits)
+        launches = plan_launches(graph, placed, folder, limits, trust)
         view = _make_view(placed, stream, environ)
         supervisor = Supervisor(graph, launches, limits=limits, processes=processes, view=view, clock=time.monotonic)
         try:
@@ -38,13 +43,20 @@ def up(
             view.settle()
 
 
-def plan_launches(graph: Graph, placed: Sequence[Placed], folder: Path, limits: Limits) -> list[Launch]:
+def plan_launches(
+    graph: Graph, placed: Sequence[Placed], folder: Path, limits: Limits, trust: Mapping[str, Trust]
+) -> list[Launch]:
     """The replicas' specifications: every address is known before the first process starts."""
     addresses = choose_addresses(placed, folder, pick_port=pick_port_where_needed())
-    return [Launch(name=each.name, spec=_specify(graph, each, addresses, limits), env=each.env) for each in placed]
+    return [
+        Launch(name=each.name, spec=_specify(graph, each, addresses, limits, trust[each.deployment]), env=each.env)
+        for each in placed
+    ]
 
 
-def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ...]], limits: Limits) -> ReplicaSpec:
+def _specify(
+    graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ...]], limits: Limits, trust: Trust
+) -> ReplicaSpec:
     deployment = graph.services[placed.deployment]
     port = graph.port(placed.deployment)
     limits_said = {name: each.traffic.max_message for name, each in graph.services.items() if each.traffic.max_message}
@@ -56,7 +68,10 @@ def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ..
         service=deployment.service,
         deployment=placed.deployment,
         replica=placed.index,
-        listen=(addresses[placed.deployment][placed.index], *([f"{LOOPBACK}:{port}"] if port else [])),
+        listen=(
+            addresses[placed.deployment][placed.index],
+            *([join(graph.host(placed.deployment), port)] if port else []),
+        ),
         args=deployment.args,
         device=placed.device,
         addresses=addresses,
@@ -65,6 +80,9 @@ def _specify(graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ..
         start_timeout=limits.start_timeout,
         drain_timeout=limits.drain_timeout,
         reflection=True,
+        incoming=trust.incoming,
+        outgoing=trust.outgoing,
+        insecure=deployment.insecure,
         **{option: value for option, value in said.items() if value is not None},
     )
 
