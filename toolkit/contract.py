@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from toolkit.errors import StartError
 
+HEALTH: Final[Any] = health_pb2
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 SILENT: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNKNOWN})
@@ -46,7 +47,7 @@ async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterat
     """Whether the other side serves the contract, now and again whenever that changes, for ever. A server that has no
     health service counts as serving.
     """
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its types lag behind
     while True:
         try:
             async for answer in health.Watch(health_pb2.HealthCheckRequest(service=contract)):
@@ -72,9 +73,9 @@ async def served(channel: grpc.aio.Channel) -> frozenset[str]:
     answer = await _reflect(channel, listing)
     if answer is not None:
         return frozenset(s.name for s in answer.list_services_response.service if not s.name.startswith("grpc."))
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its types lag behind
     try:
-        statuses = (await health.List(health_pb2.HealthListRequest())).statuses
+        statuses = (await health.List(HEALTH.HealthListRequest())).statuses
     except grpc.aio.AioRpcError as error:
         if error.code() in SILENT:
             return frozenset()
@@ -134,7 +135,8 @@ def _shape(method: Any) -> str:
 
 
 async def _reflect(channel: grpc.aio.Channel, request: Any) -> Any:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    connected: Any = channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(connected)
 
     async def once() -> AsyncIterator[Any]:
         yield request
