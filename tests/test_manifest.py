@@ -59,6 +59,15 @@ def test_a_good_file_becomes_a_graph(tmp_path: Path) -> None:
     assert graph.where("services", "graph", "port") == f"{tmp_path}/graph.yaml:11: services.graph.port"
 
 
+def test_traffic_says_what_a_deployment_takes_on_and_what_goes_on_with_every_call(tmp_path: Path) -> None:
+    said = 'traffic: {max_queue: 0, max_outstanding: 7, hedge: auto, max_message: {Say: 1MiB, "*": 2MiB}}'
+    graph = load(tmp_path, f'name: g\nentry: a\nforward: [x-tenant]\nservices:\n  a: {{class: "m:C", {said}}}\n')
+    traffic = graph.services["a"].traffic
+    assert (traffic.max_queue, traffic.max_outstanding, traffic.hedge) == (0, 7, 0.0)
+    assert traffic.max_message == {"Say": 1 << 20, "*": 2 << 20}
+    assert list(graph.forward) == ["x-tenant"]
+
+
 def test_an_entry_without_a_port_gets_the_usual_one(tmp_path: Path) -> None:
     assert load(tmp_path, one('{class: "m:C"}')).port("a") == 50051
 
@@ -125,6 +134,9 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", port: 0}', "4: services.a.port: must be at least 1, not 0"),
         ('{class: "m:C", port: 70000}', "4: services.a.port: must be at most 65535, not 70000"),
         ('{class: "m:C", traffic: {timeout: 60}}', "4: services.a.traffic.timeout: must be a duration with its unit"),
+        ('{class: "m:C", traffic: {max_queue: -1}}', "4: services.a.traffic.max_queue: must be at least 0, not -1"),
+        ('{class: "m:C", traffic: {hedge: 5}}', "4: services.a.traffic.hedge: must be a duration with its unit"),
+        ('{class: "m:C", traffic: {max_message: {Say: 3GiB}}}', "4: services.a.traffic.max_message.Say: must be less than"),
         ('{class: "m:C", resources: {memory: 2}}', "4: services.a.resources.memory: must be a size with its unit"),
         ('{class: "m:C", resources: {cpus: 0}}', "4: services.a.resources.cpus: must be more than 0, not 0"),
         ('{class: "m:C", resources: {cpus: .inf}}', "4: services.a.resources.cpus: not a finite number: '.inf'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +25,7 @@ _BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 1e3, "MB
 _AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _NAME = re.compile(r"[a-z]([a-z0-9_-]{0,38}[a-z0-9])?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_METADATA_KEY = re.compile(r"(?!grpc-)[a-z0-9_.-]{1,100}", re.ASCII)
 _DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", re.ASCII)
 
 
@@ -67,6 +68,8 @@ _Argument = Annotated[str, _check(str.isidentifier, "the name of an argument, as
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
 _Duration = Annotated[float, BeforeValidator(parse_duration)]
 _Size = Annotated[int, BeforeValidator(parse_size)]
+_Hedge = Annotated[float, BeforeValidator(lambda value: 0.0 if value == "auto" else parse_duration(value))]
+_MetadataKey = Annotated[str, _check(_METADATA_KEY.fullmatch, "a metadata key: a-z, 0-9, _ . - and not grpc-…")]
 _MessageLimits = Annotated[
     Mapping[str, Annotated[_Size, Field(ge=1, lt=1 << 31)]],
     BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"*": value}),
@@ -96,6 +99,13 @@ class Traffic:
     """Seconds that a call may take when its caller sets no deadline."""
     max_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Calls executing at once."""
+    max_queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Calls waiting for a turn."""
+    max_outstanding: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Calls of one handle at once: what one slow dependency may hold of a replica."""
+    hedge: _Hedge | None = None
+    """After so long a call of an idempotent method is sent to another replica too; `auto`: worked out from the latencies
+    seen."""
     max_message: _MessageLimits | None = None
     """Method → largest request or reply in bytes; one size stands for every method, and so does the key `*`."""
 
@@ -135,6 +145,7 @@ class _File:
     name: _Name
     entry: str
     services: Mapping[_Name, Deployment]
+    forward: Sequence[_MetadataKey] = ()
     tls: Tls | None = None
     auth: Auth | None = None
 
@@ -148,6 +159,8 @@ class Graph:
     entry: str
     """The deployment that outsiders call."""
     services: Mapping[str, Deployment]
+    forward: Sequence[str] = ()
+    """Metadata keys that go on with every call, beside the request id and the trace context."""
     lines: Mapping[Key, int] = field(default_factory=dict, repr=False)
 
     def port(self, deployment: str) -> int | None:
@@ -204,7 +217,9 @@ def _graph(path: Path, file: _File, document: Document) -> Graph:
         name: replace(each, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
         for name, each in file.services.items()
     }
-    return Graph(path=path, name=file.name, entry=file.entry, services=services, lines=document.lines)
+    return Graph(
+        path=path, name=file.name, entry=file.entry, services=services, forward=file.forward, lines=document.lines
+    )
 
 
 def _check_security(graph: Graph) -> Iterator[Problem]:

@@ -63,6 +63,8 @@ def _specify(
     said: dict[str, Any] = {
         "timeout": deployment.traffic.timeout,
         "max_concurrency": deployment.traffic.max_concurrency,
+        "max_queue": deployment.traffic.max_queue,
+        "max_outstanding": deployment.traffic.max_outstanding,
     }
     return ReplicaSpec(
         service=deployment.service,
@@ -77,6 +79,8 @@ def _specify(
         addresses=addresses,
         bind=deployment.bind,
         message_limits=limits_said,
+        hedges={name: each.traffic.hedge for name, each in graph.services.items() if each.traffic.hedge is not None},
+        forward=tuple(graph.forward),
         start_timeout=limits.start_timeout,
         drain_timeout=limits.drain_timeout,
         reflection=True,
