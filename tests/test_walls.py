@@ -37,7 +37,7 @@ door
 policy.balance policy.hedge
 policy.admission policy.outlier policy.retry
 policy.replica
-context contract security status tensor
+budget context contract security status tensor
 limits
 credentials errors deadline handshake method spec wire message control memory tasks
 """

@@ -8,33 +8,33 @@ can hold no tensor ("plain") and those that can ("gathered").
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+import keyword
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError as ProtobufDecodeError
+from google.protobuf.message import EncodeError as ProtobufEncodeError
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from toolkit.budget import MAX_TENSORS, Budget, steepest, table_of
+from toolkit.limits import DEFAULT
 from toolkit.message import Message, class_of
 from toolkit.tensor import ALIGNMENT, DType, Tensor
-from toolkit.wire import LENGTH, MAX_DEPTH, DecodeError, scan, varint
+from toolkit.wire import GROUP, LENGTH, MAX_DEPTH, DecodeError, scan, varint
 
-__all__ = ["DecodeError", "EncodeError", "decode", "encode"]
+__all__ = ["MAX_TENSORS", "DecodeError", "EncodeError", "decode", "encode"]
 
 M = TypeVar("M")
 
 VIEW_FROM: Final = 4096
 """Payloads below this many bytes are copied out: cheaper than padding, and a small view would pin a large message."""
-MAX_TENSORS: Final = 16384
-"""Tensors in one message."""
-ALIGNED_DEPTH: Final = 4
-"""Nesting down to which tensors are aligned: each level may have to be laid out again when its length takes another size."""
 
 
 class EncodeError(ValueError):
@@ -52,12 +52,20 @@ def encode(message: Any) -> bytes:
         raise EncodeError(
             f"{type(message).__name__}: nested too deeply; {MAX_DEPTH} levels is what others read"
         ) from None
+    except ProtobufEncodeError as error:
+        raise EncodeError(f"{type(message).__name__}: {error}") from None
 
 
-def decode(cls: type[M], data: bytes) -> M:
-    """The message of type `cls` in `data`. Its large tensors are views of `data`. Raises DecodeError."""
+def decode(cls: type[M], data: bytes, limit: int = DEFAULT) -> M:
+    """The message of type `cls` in `data`. Its large tensors are views of `data`.
+
+    Raises DecodeError, also for a message whose objects would take more than `limit` bytes of memory (see toolkit.budget).
+    """
+    plan = _plan(cls)
     try:
-        return cast("M", _plan(cls).decode(data))
+        if len(data) >= VIEW_FROM and (plan.slices or len(data) * plan.steepest > limit):
+            Budget(limit).charge(plan.table, data, 0, len(data))
+        return cast("M", plan.decode(data))
     except ProtobufDecodeError as error:
         raise DecodeError(str(error)) from None
     except RecursionError:
@@ -65,150 +73,132 @@ def decode(cls: type[M], data: bytes) -> M:
 
 
 class _Field:
-    """A field of a message: how its value goes to and comes from protobuf's own message."""
+    """A field of a message: the lines that move its value to and from protobuf's own message, and what they call."""
 
-    __slots__ = ("attribute", "oneof", "read", "read_line", "set_line", "write")
+    __slots__ = ("attribute", "helpers", "oneof", "read_line", "set_line")
 
-    def __init__(self, field: FieldDescriptor, attribute: str) -> None:
+    def __init__(self, field: FieldDescriptor, attribute: str, owner: str) -> None:
         self.attribute = attribute
         oneof = field.containing_oneof
         self.oneof = oneof.name if oneof is not None and len(oneof.fields) > 1 else None
-        self.write = _writer(field)
-        """(pb, value): set the field in protobuf's message."""
-        self.read = _reader(field)
-        """(pb): its value from protobuf's message."""
-        theirs = f"pb.{field.name}" if attribute == field.name else None
-        always = not (field.is_repeated or field.has_presence)
-        self.set_line = f"write(pb, message.{attribute})"
-        self.read_line = f"message.{attribute} = read(pb)"
-        if not always:
-            self.set_line = f"if (value := message.{attribute}) is not None: write(pb, value)"
-        if theirs and always:
-            self.set_line = f"{theirs} = message.{attribute}"
-            if field.enum_type is None:
-                self.read_line = f"message.{attribute} = {theirs}"
+        prefix = f"f{field.number}_"
+        self.set_line, writer = _set_line(field, attribute, f"{prefix}write", f"{owner}.{attribute}")
+        self.read_line, converter = _read_line(field, attribute, f"{prefix}convert")
+        self.helpers = {f"{prefix}write": writer, f"{prefix}convert": converter}
 
 
-def _straight_line(signature: str, lines: list[str], helpers: list[Callable[..., Any]]) -> Callable[[Any, Any], None]:
-    """A function of these lines, each with a helper `write` or `read` of its own: moving a field costs an instruction or
-    two, and no loop. Every name in a line is an identifier that protobuf has checked.
+def _straight_line(signature: str, lines: list[str], helpers: dict[str, Any]) -> Callable[..., None]:
+    """A function of these lines: moving a field costs an instruction or two, and no loop. Every name in a line is an
+    identifier that protobuf has checked.
     """
-    body = [re.sub(r"\b(write|read)\(", f"helper{i}(", line) for i, line in enumerate(lines)] or ["pass"]
-    namespace: dict[str, Any] = {f"helper{i}": helper for i, helper in enumerate(helpers)}
-    exec(f"def move({signature}):\n " + "\n ".join(body), namespace)
-    return cast("Callable[[Any, Any], None]", namespace["move"])
+    namespace = dict(helpers)
+    exec(f"def move({signature}):\n " + "\n ".join(lines or ["pass"]), namespace)
+    return cast("Callable[..., None]", namespace["move"])
 
 
 class _MessagePlan:
     """How one message type moves to and from bytes."""
 
     def __init__(self, descriptor: Descriptor, cls: type[Any], renamed: dict[str, str]) -> None:
-        fields = [(f, _Field(f, renamed.get(f.name, f.name))) for f in descriptor.fields]
         self.cls = cls
-        self._name = _display_name(descriptor)
         self.pb: Any = message_factory.GetMessageClass(descriptor)
+        self.table, self.steepest = table_of(descriptor), steepest(descriptor)
+        self._name = _display_name(descriptor)
+        fields = [(f, _Field(f, renamed.get(f.name, f.name), self._name)) for f in descriptor.fields]
+        plain = [plan for f, plan in fields if not _is_gathered(f)]
         self.gathered = {f.number: _Gathered(f, plan, self._name) for f, plan in fields if _is_gathered(f)}
-        plain = [plan for f, plan in fields if f.number not in self.gathered]
-        self._small = tuple(plan for f, plan in fields if f.number in self.gathered)
+        self.slices = bool(self.gathered)
         self._oneofs = _exclusive_attributes(plan for _, plan in fields)
-        self._rivals = _rivals(descriptor, self.gathered)
+        self._members = _members(descriptor, self.gathered)
         self._plain_fields = plain
-        self._set_all = _straight_line("pb, message", [f.set_line for f in plain], [f.write for f in plain])
-        self._read_all = _straight_line("pb, message", [f.read_line for f in plain], [f.read for f in plain])
+        helpers = {"has": self.pb.HasField} | {name: h for _, f in fields for name, h in f.helpers.items()}
+        self._helpers = helpers
+        self._set_all = _straight_line("pb, message, depth", [f.set_line for f in plain], helpers)
+        self._read_plain = _straight_line("pb, message", [f.read_line for f in plain], helpers)
+        self._read_all = _straight_line("pb, message", [f.read_line for _, f in fields], helpers)
 
-    def fill(self, pb: Any, message: Any) -> None:
+    def fill(self, pb: Any, message: Any, depth: int) -> None:
         """Set the plain fields of protobuf's message, and what this side does not know."""
+        if depth > MAX_DEPTH:
+            raise RecursionError
         try:
-            self._set_all(pb, message)
-        except (EncodeError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self._set_all(pb, message, depth)
+        except EncodeError:
+            raise
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._culprit(message, error) from None
         if self._oneofs:
             self._check_oneofs(message)
         unknown = getattr(message, "_unknown", b"")
         if unknown:
-            pb.MergeFromString(unknown)
+            self.pb.MergeFromString(pb, unknown)
 
     def encode(self, message: Any) -> bytes:
-        return _joined(self, message) if self.gathered else self.plain_bytes(message)
+        return _joined(self, message) if self.gathered else self.plain_bytes(message, 0)
 
-    def plain_bytes(self, message: Any) -> bytes:
+    def plain_bytes(self, message: Any, depth: int) -> bytes:
         """The encoding of what `fill` sets."""
         pb = self.pb()
-        self.fill(pb, message)
-        return pb.SerializeToString()  # type: ignore[no-any-return]  # protobuf's message is Any here
+        self.fill(pb, message, depth)
+        return self.pb.SerializeToString(pb)  # type: ignore[no-any-return]  # protobuf's message is Any here
 
-    def gather(self, value: Any, parts: list[bytes | memoryview], offset: int | None, depth: int = 0) -> int:
-        """Append the encoding to `parts`, and return its length. `offset` is where it starts in the outermost message,
-        so that tensors can be aligned; None leaves them where they fall.
-        """
-        head = self.plain_bytes(value)
-        parts.append(head)
-        size = len(head)
-        for field in self.gathered.values():
-            found = getattr(value, field.attribute)
-            for item in () if found is None else field.items(found):
-                size += field.gather(item, parts, None if offset is None else offset + size, depth + 1)
-        return size
-
-    def weight(self, value: Any) -> int:
-        """About how many bytes its tensors take."""
-        found = ((f, getattr(value, f.attribute)) for f in self.gathered.values())
-        return sum(f.plan.weight(item) for f, items in found if items is not None for item in f.items(items))
+    def gather(self, value: Any, out: _Parts, depth: int) -> int:
+        """Append the encoding to `out`, and return its length, any padding apart."""
+        head = self.plain_bytes(value, depth)
+        out.parts.append(head)
+        found = ((field, getattr(value, field.attribute)) for field in self.gathered.values())
+        return len(head) + sum(field.gather(each, out, depth + 1) for field, each in found if each is not None)
 
     def decode(self, data: bytes) -> Any:
-        if not self.gathered or len(data) < VIEW_FROM:
-            return self.from_pb(self.pb.FromString(data))
-        return self.slice(data, 0, len(data), _Budget())
+        if self.gathered and len(data) >= VIEW_FROM:
+            return self.slice(data, ((0, len(data)),), 0)
+        return self.from_pb(self.pb.FromString(data))
 
     def from_pb(self, pb: Any) -> Any:
-        message = self._plain(pb)
-        for field in self._small:
-            setattr(message, field.attribute, field.read(pb))
+        message = object.__new__(self.cls)
+        self._read_all(pb, message)
+        if len(unknown := UnknownFieldSet(pb)):
+            message._unknown = _unknown_bytes(unknown)
         return message
 
-    def slice(self, buffer: bytes, start: int, end: int, budget: _Budget, depth: int = 0) -> Any:
-        """The message in `buffer[start:end]`; tensors become views of `buffer`. Its semantics are those of any
-        protobuf parser, occurrences in any order included.
+    def slice(self, buffer: bytes, ranges: Iterable[tuple[int, int]], depth: int) -> Any:
+        """The message that these ranges of `buffer` make together; tensors become views of `buffer`. Its semantics are
+        those of any protobuf parser, occurrences in any order included.
         """
-        if depth > MAX_DEPTH:
-            raise DecodeError(f"messages nested deeper than {MAX_DEPTH}")
         plain: list[tuple[int, int]] = []
         members: dict[int, list[tuple[int, int]]] = {}  # plain members of a oneof, which a later member displaces
         found: dict[int, list[tuple[int, int]]] = {}
-        for number, wire_type, tag, body, stop in scan(buffer, start, end):
-            rivals = self._rivals.get((number, wire_type)) if self._rivals else None
-            for rival in rivals or ():
-                found.pop(rival, None)
-                members.pop(rival, None)
-            if wire_type == LENGTH and number in self.gathered:
-                found.setdefault(number, []).append((body, stop))
-            elif rivals:
-                members.setdefault(number, []).append((tag, stop))
-            elif plain and plain[-1][1] == tag:
-                plain[-1] = (plain[-1][0], stop)
-            else:
-                plain.append((tag, stop))
+        for start, end in ranges:
+            for number, wire_type, tag, body, stop in scan(buffer, start, end, depth):
+                member = self._members.get((number, wire_type)) if self._members else None
+                if member is not None and member.names(buffer[body:stop]):
+                    for rival in member.rivals:
+                        found.pop(rival, None)
+                        members.pop(rival, None)
+                if wire_type == LENGTH and number in self.gathered:
+                    found.setdefault(number, []).append((body, stop))
+                elif member is not None:
+                    members.setdefault(number, []).append((tag, stop))
+                elif plain and plain[-1][1] == tag:
+                    plain[-1] = (plain[-1][0], stop)
+                else:
+                    plain.append((tag, stop))
         pb = self.pb.FromString(b"".join(buffer[a:b] for a, b in chain(plain, *members.values())))
-        message = self._plain(pb)
-        for number, field in self.gathered.items():
-            setattr(message, field.attribute, field.slice(buffer, found.get(number, ()), budget, depth + 1))
-        return message
-
-    def _plain(self, pb: Any) -> Any:
-        """A message with the plain fields set, and nothing but them."""
         message = object.__new__(self.cls)
-        self._read_all(pb, message)
-        if len(UnknownFieldSet(pb)):
-            message._unknown = _unknown_bytes(pb)
+        self._read_plain(pb, message)
+        for number, field in self.gathered.items():
+            setattr(message, field.attribute, field.slice(buffer, found.get(number, ()), depth + 1))
+        if len(unknown := UnknownFieldSet(pb)):
+            message._unknown = _unknown_bytes(unknown)
         return message
 
     def _culprit(self, message: Any, error: Exception) -> EncodeError:
         """The error that names the field: each is tried alone."""
         for field in self._plain_fields:
             try:
-                _straight_line("pb, message", [field.set_line], [field.write])(self.pb(), message)
+                _straight_line("pb, message, depth", [field.set_line], self._helpers)(self.pb(), message, 0)
             except EncodeError as inner:
-                return EncodeError(f"{self._name}.{field.attribute}: {inner}")
+                return inner
             except (TypeError, ValueError, AttributeError, OverflowError) as inner:
                 value = getattr(message, field.attribute, None)
                 what = f"{type(value).__name__} {value!r:.80}"
@@ -227,51 +217,59 @@ class _TensorPlan:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
+        self.table, self.steepest = table_of(descriptor), steepest(descriptor)
 
-    def gather(self, value: Tensor, parts: list[bytes | memoryview], offset: int | None, depth: int = 0) -> int:
+    slices = True
+
+    def gather(self, value: Tensor, out: _Parts, depth: int) -> int:
+        if depth > MAX_DEPTH:
+            raise RecursionError
         dims = b"".join(map(varint, value.shape))
         head = b"\x08" + varint(value.dtype) + (b"\x12" + varint(len(dims)) + dims if dims else b"")
         payload = value.data
         if not payload.nbytes:
-            parts.append(head)
+            out.parts.append(head)
             return len(head)
         length = b"\x7a" + varint(payload.nbytes)
-        if offset is not None and payload.nbytes >= VIEW_FROM:
-            head += _padding(-(offset + len(head) + len(length)) % ALIGNMENT)
-        parts.append(head + length)
-        parts.append(payload)
+        if payload.nbytes < VIEW_FROM:
+            out.parts += (head + length, payload)
+        else:
+            out.parts.append(head)
+            out.align_next()
+            out.parts += (length, payload)
         return len(head) + len(length) + payload.nbytes
 
     def encode(self, value: Tensor) -> bytes:
         return _joined(self, value)
 
-    def weight(self, value: Tensor) -> int:
-        return value.nbytes
-
     def from_pb(self, pb: Any) -> Tensor:
-        return _checked(pb.dtype, pb.shape, pb.data)
+        return _checked(pb.dtype, pb.shape[:], pb.data)
 
     def decode(self, data: bytes) -> Tensor:
-        return self.slice(data, 0, len(data), _Budget())
+        return self.slice(data, ((0, len(data)),), 0)
 
-    def slice(self, buffer: bytes, start: int, end: int, budget: _Budget, depth: int = 0) -> Tensor:
-        budget.spend()
+    def slice(self, buffer: bytes, ranges: Iterable[tuple[int, int]], depth: int) -> Tensor:
         header: list[bytes] = []
-        payload = (start, start)
-        for number, wire_type, tag, body, stop in scan(buffer, start, end):
-            if number == _DATA and wire_type == LENGTH:
-                payload = (body, stop)
-            elif number != _PADDING:
-                header.append(buffer[tag:stop])
+        payload = (0, 0)
+        for start, end in ranges:
+            for number, wire_type, tag, body, stop in scan(buffer, start, end, depth):
+                if number == _DATA and wire_type == LENGTH:
+                    payload = (body, stop)
+                elif number != _PADDING:
+                    header.append(buffer[tag:stop])
         pb = self.pb.FromString(b"".join(header))
-        return _checked(pb.dtype, pb.shape, _view(buffer, *payload))
+        return _checked(pb.dtype, pb.shape[:], _view(buffer, *payload))
 
 
 class _ForeignPlan:
     """protobuf's own messages, google.protobuf.* above all, move by themselves."""
 
     def __init__(self, cls: type[ProtobufMessage]) -> None:
+        descriptor = cast("Descriptor", cls.DESCRIPTOR)
+        self.table, self.steepest = table_of(descriptor), steepest(descriptor)
         self.decode = cls.FromString
+
+    slices = False
 
     def encode(self, message: ProtobufMessage) -> bytes:
         return message.SerializeToString()
@@ -290,8 +288,9 @@ class _Gathered:
         self._name = f"{owner}.{plain.attribute}"
         self._tag = varint(field.number << 3 | LENGTH)
         self._descriptor = _message_type(field)
-        self._is_map = self._descriptor.GetOptions().map_entry
+        self._is_map = _is_map(field)
         self._is_repeated = field.is_repeated
+        self._is_always_there = _is_entry(field.containing_type)
 
     @property
     def plan(self) -> Any:
@@ -311,45 +310,29 @@ class _Gathered:
             self._check(item, cls)
         return cast("Iterable[Any]", items)
 
-    def gather(self, item: Any, parts: list[bytes | memoryview], offset: int | None, depth: int) -> int:
-        """Tag, length and content. The length's own size shifts the content, so it is guessed from the tensors first;
-        where padding pushes the length over to another size and back, the content goes unaligned.
-        """
-        plan = self.plan
-        weight = 0 if offset is None or depth > ALIGNED_DEPTH else plan.weight(item)
-        is_aligned = offset is not None and weight >= VIEW_FROM
-        size = len(varint(weight))
-        for start in (offset, offset, None) if is_aligned else (None,):
-            body: list[bytes | memoryview] = []
-            length = varint(plan.gather(item, body, None if start is None else start + len(self._tag) + size, depth))
-            if start is None or len(length) == size:
-                break
-            size = len(length)
-        parts.append(self._tag + length)
-        parts.extend(body)
-        return len(self._tag) + len(length) + sum(len(part) for part in body)
+    def gather(self, value: Any, out: _Parts, depth: int) -> int:
+        """Of each occurrence tag, length and content; returns how long they are together."""
+        plan, total = self.plan, 0
+        for item in self.items(value):
+            frame = out.begin(self._tag)
+            frame.size = plan.gather(item, out, depth)
+            total += out.end(frame)
+        return total
 
     def _check(self, value: Any, *types: type[Any]) -> None:
         if type(value) not in types:
             cure = "; Tensor.of() makes one of an array" if types == (Tensor,) else ""
             raise EncodeError(f"{self._name}: expected {types[0].__name__}, got {type(value).__name__}{cure}")
 
-    def slice(self, buffer: bytes, found: Iterable[tuple[int, int]], budget: _Budget, depth: int) -> Any:
+    def slice(self, buffer: bytes, found: Sequence[tuple[int, int]], depth: int) -> Any:
         plan = self.plan
+        if self._is_map:
+            entries = [plan.slice(buffer, (each,), depth) for each in found]
+            return {entry.key: entry.value for entry in entries}
         if self._is_repeated:
-            items = [plan.slice(buffer, start, end, budget, depth) for start, end in found]
-            return {e.key: self._empty() if e.value is None else e.value for e in items} if self._is_map else items
-        occurrences = list(found)
-        if len(occurrences) == 1:
-            return plan.slice(buffer, *occurrences[0], budget, depth)
-        if not occurrences:
-            return None
-        merged = b"".join(buffer[start:end] for start, end in occurrences)  # what protobuf defines a repeat to mean
-        return plan.slice(merged, 0, len(merged), budget, depth)
-
-    def _empty(self) -> Any:
-        """What an entry of a map without a value stands for."""
-        return decode(_class_of(_message_type(self._descriptor.fields_by_name["value"])), b"")
+            return [plan.slice(buffer, (each,), depth) for each in found]
+        # Occurrences of one message are parts of it, so protobuf's definition: as if they were one behind the other.
+        return plan.slice(buffer, found, depth) if found or self._is_always_there else None
 
 
 @dataclass(slots=True)
@@ -361,25 +344,77 @@ class _Entry:
     _unknown: bytes = b""
 
 
-def _joined(plan: _MessagePlan | _TensorPlan, value: Any) -> bytes:
-    """The one copy of the tensors on their way out."""
-    parts: list[bytes | memoryview] = []
-    plan.gather(value, parts, 0)
-    return b"".join(parts)
+class _Frame:
+    """A message inside of another: the place of its tag and length among the parts."""
+
+    __slots__ = ("outer", "place", "size", "tag")
+
+    def __init__(self, tag: bytes, place: int, outer: _Frame | None) -> None:
+        self.tag = tag
+        self.place = place
+        self.outer = outer
+        self.size = 0
 
 
-class _Budget:
-    """How many tensors one message may still hold."""
+class _Parts:
+    """A message on its way out: what will be joined, and what depends on where it comes to lie."""
 
-    __slots__ = ("left",)
+    __slots__ = ("_gaps", "_inner", "parts")
 
     def __init__(self) -> None:
-        self.left = MAX_TENSORS
+        self.parts: list[bytes | memoryview] = []
+        self._inner: _Frame | None = None
+        self._gaps: dict[int, _Frame | None] = {}
 
-    def spend(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise DecodeError(f"more than {MAX_TENSORS} tensors in one message")
+    def begin(self, tag: bytes) -> _Frame:
+        """The parts added until `end` are the content of a field, whose size must be set by then."""
+        frame = self._inner = _Frame(tag, len(self.parts), self._inner)
+        self.parts.append(b"")
+        return frame
+
+    def end(self, frame: _Frame) -> int:
+        """How long the field is."""
+        length = self.parts[frame.place] = frame.tag + varint(frame.size)
+        self._inner = frame.outer
+        return len(length) + frame.size
+
+    def align_next(self) -> None:
+        """Leave a place for padding, so that what follows the next part is aligned."""
+        self._gaps[len(self.parts)] = self._inner
+        self.parts.append(b"")
+
+    def join(self) -> bytes:
+        """The one copy of the tensors on their way out. Padding can make a length before it longer by a byte, which moves
+        what follows, so the places are gone through again then. Paddings only grow.
+        """
+        for _ in range(4):
+            if not self._pad():
+                break
+        return b"".join(self.parts)
+
+    def _pad(self) -> bool:
+        """Whether a length before a padding took another byte."""
+        offset, has_moved, parts = 0, False, self.parts
+        for place in range(len(parts)) if self._gaps else ():
+            if place in self._gaps:
+                size = len(parts[place])
+                missing = -(offset + size + len(parts[place + 1])) % ALIGNMENT
+                parts[place] = _padding(size + missing)
+                frame = self._gaps[place]
+                while frame is not None:
+                    frame.size += len(parts[place]) - size
+                    length = frame.tag + varint(frame.size)
+                    has_moved = has_moved or len(length) != len(parts[frame.place])
+                    parts[frame.place] = length
+                    frame = frame.outer
+            offset += len(parts[place])
+        return has_moved
+
+
+def _joined(plan: _MessagePlan | _TensorPlan, value: Any) -> bytes:
+    out = _Parts()
+    plan.gather(value, out, 0)
+    return out.join()
 
 
 _plans: dict[Any, _Plan] = {}
@@ -432,6 +467,10 @@ def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
+def _is_entry(descriptor: Descriptor | None) -> bool:
+    return descriptor is not None and bool(descriptor.GetOptions().map_entry)
+
+
 def _is_gathered(field: FieldDescriptor) -> bool:
     return field.message_type is not None and _reaches_tensor(field.message_type, set())
 
@@ -447,94 +486,155 @@ def _reaches_tensor(descriptor: Descriptor, seen: set[str]) -> bool:
     return any(_reaches_tensor(f.message_type, seen) for f in descriptor.fields if f.message_type is not None)
 
 
-def _unknown_bytes(pb: Any) -> bytes:
-    rest = type(pb)()
-    rest.CopyFrom(pb)
-    for field, _ in pb.ListFields():
-        rest.ClearField(field.name)
-    return rest.SerializeToString()  # type: ignore[no-any-return]  # protobuf's message is Any here
+def _unknown_bytes(fields: Any) -> bytes:
+    """The encoding of fields that this side does not know."""
+    return b"".join(map(_unknown_field, fields))
 
 
-def _writer(field: FieldDescriptor) -> Callable[[Any, Any], None]:
-    name = field.name
+def _unknown_field(field: Any) -> bytes:
+    number, kind, data = field.field_number, field.wire_type, field.data
+    tag = varint(number << 3 | kind)
+    if kind == LENGTH:
+        return tag + varint(len(data)) + cast("bytes", data)
+    if kind == GROUP:
+        return tag + _unknown_bytes(data) + varint(number << 3 | kind + 1)
+    return tag + (varint(data) if kind == 0 else struct.pack("<Q" if kind == 1 else "<I", data))
+
+
+def _set_line(field: FieldDescriptor, attribute: str, write: str, name: str) -> tuple[str, Any]:
+    """The line that sets a field of protobuf's `pb` from `message`, and what it calls `write`."""
+    theirs, ours = _theirs(field), f"message.{attribute}"
+    item = _item(field)
+    fill = None if item.message_type is None else _filler(item.message_type, name)
     if _is_map(field):
-        return _map_writer(name, _message_type(field).fields_by_name["value"])
-    fill = _filler(field)
-    if fill is None:
-        if field.is_repeated:
-            return lambda pb, value: getattr(pb, name).extend(value) if value else None
-        return lambda pb, value: setattr(pb, name, value)
+        line = f"{theirs}.update({ours})" if fill is None else f"{write}({theirs}, {ours}, depth)"
+        return f"if {ours}: {line}", fill and _map_writer(fill)
     if field.is_repeated:
-        return lambda pb, value: _fill_list(getattr(pb, name), value, fill)
-    return lambda pb, value: fill(getattr(pb, name), value)
+        line = f"{theirs}.extend({ours})" if fill is None else f"{write}({theirs}, {ours}, depth)"
+        return f"if {ours}: {line}", fill and _list_writer(fill)
+    if fill is not None:
+        return f"if (value := {ours}) is not None: {write}({theirs}, value, depth)", fill
+    is_keyword = keyword.iskeyword(field.name)
+    line = f"setattr(pb, {field.name!r}, {ours})" if is_keyword else f"{theirs} = {ours}"
+    return (f"if {ours} is not None: {line}" if _has_presence(field) else line), None
 
 
-def _map_writer(name: str, item: FieldDescriptor) -> Callable[[Any, Any], None]:
-    fill = _filler(item)
-    if fill is None:
-        return lambda pb, value: getattr(pb, name).update(value) if value else None
-    return lambda pb, value: _fill_map(getattr(pb, name), value, fill)
+def _read_line(field: FieldDescriptor, attribute: str, convert: str) -> tuple[str, Any]:
+    """The line that sets a field of `message` from protobuf's `pb`, and what it calls `convert`."""
+    theirs, item = _theirs(field), _item(field)
+    converter = _converter(item)
+    is_enum = isinstance(converter, dict)
+
+    def converted(text: str) -> str:
+        if converter is None:
+            return text
+        return f"{convert}[{text}]" if is_enum else f"{convert}({text})"
+
+    if _is_map(field):
+        value = f"{{k: {converted('c[k]')} for k in c}} if (c := {theirs}) else {{}}"
+    elif field.is_repeated and converter is None:
+        value = f"{theirs}[:]"
+    elif field.is_repeated:
+        value = f"[{converted('i')} for i in c] if (c := {theirs}) else []"
+    elif _has_presence(field):
+        value = f"{converted(theirs)} if has(pb, {field.name!r}) else None"
+    else:
+        value = converted(theirs)
+    return f"message.{attribute} = {value}", converter
 
 
-def _fill_list(container: Any, items: list[Any], fill: Callable[[Any, Any], None]) -> None:
-    for item in items:
-        fill(container.add(), item)
+def _theirs(field: FieldDescriptor) -> str:
+    return f"getattr(pb, {field.name!r})" if keyword.iskeyword(field.name) else f"pb.{field.name}"
 
 
-def _fill_map(container: Any, items: dict[Any, Any], fill: Callable[[Any, Any], None]) -> None:
-    for key, item in items.items():
-        fill(container[key], item)
+def _item(field: FieldDescriptor) -> FieldDescriptor:
+    """The field itself; of a map the field that its values are."""
+    return _message_type(field).fields_by_name["value"] if _is_map(field) else field
 
 
-def _filler(field: FieldDescriptor) -> Callable[[Any, Any], None] | None:
-    """How to copy a message of the field's type into protobuf's; None for scalars."""
-    if field.message_type is None:
-        return None
-    cls = _class_of(field.message_type)
+def _has_presence(field: FieldDescriptor) -> bool:
+    """In an entry of a map both fields are always there."""
+    return field.has_presence and not _is_entry(field.containing_type)
 
-    def fill(pb: Any, value: Any) -> None:
+
+def _list_writer(fill: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
+    def write(container: Any, items: Iterable[Any], depth: int) -> None:
+        for item in items:
+            fill(container.add(), item, depth)
+
+    return write
+
+
+def _map_writer(fill: Callable[[Any, Any, int], None]) -> Callable[[Any, Any, int], None]:
+    def write(container: Any, items: dict[Any, Any], depth: int) -> None:
+        for key, item in items.items():
+            fill(container[key], item, depth + 1)  # an entry is a level of its own
+
+    return write
+
+
+def _filler(descriptor: Descriptor, name: str) -> Callable[[Any, Any, int], None]:
+    """How to copy a message of that type into protobuf's, which is `depth` levels below the outermost."""
+    cls = _class_of(descriptor)
+    theirs: Any = message_factory.GetMessageClass(descriptor)
+
+    def fill(pb: Any, value: Any, depth: int) -> None:
         if type(value) is not cls:
-            raise EncodeError(f"expected {cls.__name__}, got {type(value).__name__}")
-        pb.SetInParent()
-        if isinstance(value, ProtobufMessage):
-            pb.CopyFrom(value)
-        else:
-            cast("_MessagePlan", _plan(cls)).fill(pb, value)
+            raise EncodeError(f"{name}: expected {cls.__name__}, got {type(value).__name__}")
+        theirs.SetInParent(pb)
+        if cls is theirs:
+            theirs.CopyFrom(pb, value)
+            return
+        try:
+            cast("_MessagePlan", _plan(cls)).fill(pb, value, depth + 1)
+        except EncodeError as error:
+            raise EncodeError(f"{name}: {error}") from None
 
     return fill
 
 
-def _reader(field: FieldDescriptor) -> Callable[[Any], Any]:
-    name = field.name
-    if _is_map(field):
-        convert = _converter(_message_type(field).fields_by_name["value"])
-        if convert is None:
-            return lambda pb: dict(getattr(pb, name))
-        return lambda pb: {key: convert(item) for key, item in getattr(pb, name).items()}
-    return _field_reader(field, name, _converter(field))
-
-
-def _field_reader(field: FieldDescriptor, name: str, convert: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    if convert is None and field.is_repeated:
-        return lambda pb: list(getattr(pb, name))
-    if convert is None and not field.has_presence:
-        return lambda pb: getattr(pb, name)
-    if convert is None:
-        return lambda pb: getattr(pb, name) if pb.HasField(name) else None
-    if field.is_repeated:
-        return lambda pb: [convert(item) for item in getattr(pb, name)]
-    if field.has_presence:
-        return lambda pb: convert(getattr(pb, name)) if pb.HasField(name) else None
-    return lambda pb: convert(getattr(pb, name))
-
-
-def _converter(field: FieldDescriptor) -> Callable[[Any], Any] | None:
-    """How one item of the field comes from protobuf; None where it stays the same."""
+def _converter(field: FieldDescriptor) -> Any:
+    """How one item of the field comes from protobuf, by call or, where it is an enum, by key; None where it stays the same."""
     if field.enum_type is not None:
-        return class_of(field.enum_type.full_name)
+        enum = class_of(field.enum_type.full_name)
+        return None if enum is None else _Members(enum)
+    if field.type == field.TYPE_STRING:
+        return None if _is_checked(field) else _text
     if field.message_type is None or issubclass(cls := _class_of(field.message_type), ProtobufMessage):
         return None
     return lambda pb: cast("_MessagePlan", _plan(cls)).from_pb(pb)
+
+
+class _Members(dict[int, Any]):
+    """The members of an enum by number."""
+
+    def __init__(self, enum: type[Any]) -> None:
+        super().__init__((int(member), member) for member in enum)
+        self.enum = enum
+
+    def __missing__(self, number: int) -> Any:
+        """A number that the .proto does not name. Those of a byte are kept, so that the many are not one object each."""
+        member = self.enum(number)
+        if 0 <= number < 128:
+            self[number] = member
+        return member
+
+
+def _is_checked(field: FieldDescriptor) -> bool:
+    """Whether protobuf itself refuses text that is no UTF-8, as it does not for proto2."""
+    owner = cast("Descriptor", field.containing_type)
+    try:
+        message_factory.GetMessageClass(owner).FromString(varint(field.number << 3 | LENGTH) + b"\1\xff")
+    except ProtobufDecodeError:
+        return True
+    return False
+
+
+def _text(value: str | bytes) -> str:
+    """protobuf hands out bytes where they are no UTF-8."""
+    if isinstance(value, bytes):
+        raise DecodeError(f"a string that is no UTF-8: {value!r:.80}")
+    return value
 
 
 def _exclusive_attributes(fields: Iterable[_Field]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -545,17 +645,39 @@ def _exclusive_attributes(fields: Iterable[_Field]) -> tuple[tuple[str, tuple[st
     return tuple((name, tuple(attributes)) for name, attributes in oneofs.items())
 
 
-def _rivals(descriptor: Descriptor, gathered: Iterable[int]) -> dict[tuple[int, int], tuple[int, ...]]:
-    """For each member of a oneof that can hold a tensor, by number and wire type: the members that it displaces when it
-    comes later.
-    """
-    numbers = set(gathered)
-    found: dict[tuple[int, int], tuple[int, ...]] = {}
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A member of a oneof that can hold a tensor."""
+
+    rivals: tuple[int, ...]
+    """The members that it displaces when it comes later."""
+    numbers: frozenset[int] | None
+    """Of a closed enum: those that it names. Others are unknown fields."""
+
+    def names(self, content: bytes) -> bool:
+        return self.numbers is None or _number(content) in self.numbers
+
+
+def _members(descriptor: Descriptor, gathered: Iterable[int]) -> dict[tuple[int, int], _Member]:
+    """By field number and wire type; with another wire type it is an unknown field."""
+    found: dict[tuple[int, int], _Member] = {}
     for oneof in descriptor.oneofs:
-        members = [f.number for f in oneof.fields]
-        if numbers & set(members):
-            found |= {(f.number, _wire_type(f)): tuple(m for m in members if m != f.number) for f in oneof.fields}
+        numbers = [f.number for f in oneof.fields]
+        if set(gathered) & set(numbers):
+            for f in oneof.fields:
+                rivals = tuple(number for number in numbers if number != f.number)
+                found[f.number, _wire_type(f)] = _Member(rivals, _closed(f.enum_type))
     return found
+
+
+def _closed(enum: EnumDescriptor | None) -> frozenset[int] | None:
+    return frozenset(enum.values_by_number) if enum is not None and enum.is_closed else None
+
+
+def _number(content: bytes) -> int:
+    """Of an enum, as protobuf reads it: the lower 32 bits of a varint."""
+    value = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(content)) & 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
 
 
 def _wire_type(field: FieldDescriptor) -> int:

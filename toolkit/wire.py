@@ -1,6 +1,6 @@
 """The protobuf wire format, as far as finding where fields begin and end: what lets tensors be sliced where they lie.
 
-Source: https://protobuf.dev/programming-guides/encoding/
+Source: https://protobuf.dev/programming-guides/encoding/. What is refused is what protobuf's own parser refuses.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from typing import Final
 
 LENGTH: Final = 2
 """The wire type of strings, bytes, messages and packed fields."""
+GROUP: Final = 3
+"""That of the start of a group, a kind of message that ends with a tag of its own."""
 MAX_DEPTH: Final = 100
 """Nesting of messages and groups, as in protobuf's own parsers."""
+MAX_GROUP: Final = 1 << 20
+"""Bytes of a group, the one thing that says its length nowhere. No .proto of ours has one."""
 
 
 class DecodeError(ValueError):
@@ -27,59 +31,74 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def scan(buffer: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
+def scan(buffer: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[int, int, int, int, int]]:
     """The fields in `buffer[start:end]`, each as (number, wire type, start of its tag, start of its content, end).
 
-    Source: https://protobuf.dev/programming-guides/encoding/. Raises DecodeError where they do not fit.
+    `depth` is how deep this message is nested already. Raises DecodeError where they do not fit.
     """
     position = start
     while position < end:
-        key, body = _readvarint(buffer, position, end)
-        number, wire_type = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise DecodeError(f"field number {number} at byte {position}")
-        content, stop = _content(buffer, body, end, wire_type, number)
-        yield number, wire_type, position, content, stop
+        key, body = _read_tag(buffer, position, end)
+        if key & 7 == LENGTH and body < end and buffer[body] < 0x80:  # the usual case, without a call
+            stop = body + 1 + buffer[body]
+            body += 1
+        else:
+            body, stop = _find_content(buffer, body, end, key, depth)
+        if stop > end:
+            raise DecodeError(f"field {key >> 3} at byte {body} runs past the end of its message")
+        yield key >> 3, key & 7, position, body, stop
         position = stop
 
 
-def _content(buffer: bytes, body: int, end: int, wire_type: int, number: int, depth: int = 0) -> tuple[int, int]:
+def _read_tag(buffer: bytes, position: int, end: int) -> tuple[int, int]:
+    """Number and wire type as they are on the wire, in one, and where they end."""
+    key = buffer[position]
+    body = position + 1
+    if key >= 0x80:
+        key, body = _read_varint(buffer, position, end, 5)
+    if not 8 <= key < 1 << 32:
+        raise DecodeError(f"field number {key >> 3} at byte {position}")
+    return key, body
+
+
+def _find_content(buffer: bytes, body: int, end: int, key: int, depth: int) -> tuple[int, int]:
+    """Where the content begins, and where the field ends, whose tag `key` ends at `body`."""
+    wire_type = key & 7
     if wire_type == LENGTH:
-        length, body = _readvarint(buffer, body, end)
-        stop = body + length
-    elif wire_type == 0:
-        _, stop = _readvarint(buffer, body, end)
-    elif wire_type == 1:
-        stop = body + 8
-    elif wire_type == 5:
-        stop = body + 4
-    elif wire_type == 3 and depth < MAX_DEPTH:
-        stop = _end_of_group(buffer, body, end, number, depth + 1)
-    else:
-        raise DecodeError(f"wire type {wire_type} at byte {body}")
-    if stop > end:
-        raise DecodeError(f"field {number} at byte {body} runs past the end of its message")
-    return body, stop
+        length, body = _read_varint(buffer, body, end, 5)
+        return body, body + length
+    if wire_type == 0:
+        return body, _read_varint(buffer, body, end, 10)[1]
+    if wire_type == 1:
+        return body, body + 8
+    if wire_type == 5:
+        return body, body + 4
+    if wire_type == GROUP:
+        return body, _end_of_group(buffer, body, min(end, body + MAX_GROUP), key >> 3, depth + 1)
+    raise DecodeError(f"wire type {wire_type} at byte {body}")
 
 
 def _end_of_group(buffer: bytes, position: int, end: int, number: int, depth: int) -> int:
+    if depth > MAX_DEPTH:
+        raise DecodeError(f"wire type 3 at byte {position}: groups nested deeper than {MAX_DEPTH}")
     while True:
-        key, body = _readvarint(buffer, position, end)
+        key, body = _read_varint(buffer, position, end, 5)
         if key & 7 == 4:
             if key >> 3 != number:
                 raise DecodeError(f"group {number} is closed as {key >> 3}")
             return body
-        _, position = _content(buffer, body, end, key & 7, key >> 3, depth)
+        _, position = _find_content(buffer, body, end, key, depth)
 
 
-def _readvarint(buffer: bytes, position: int, end: int) -> tuple[int, int]:
+def _read_varint(buffer: bytes, position: int, end: int, most: int) -> tuple[int, int]:
+    """A number of at most so many bytes, and where it ends."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * most, 7):
         if position >= end:
             raise DecodeError("the message is cut off")
         byte = buffer[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-    raise DecodeError(f"varint longer than ten bytes at byte {position}")
+            return value, position
+    raise DecodeError(f"varint longer than {'five' if most == 5 else 'ten'} bytes at byte {position}")
