@@ -31,13 +31,13 @@ connect server inspect
 transport.grpc transport.local transport.pool
 gencode dispatch load
 service
-client
+client status
 codec transport.base
 door
 policy.balance policy.hedge
 policy.admission policy.outlier policy.retry
 policy.replica
-budget context contract security status tensor
+budget context contract security tensor
 limits
 credentials errors deadline handshake method spec wire message control memory tasks
 """

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from types import TracebackType
 from typing import ClassVar, Generic, Self, TypeVar, cast
 
-from toolkit.context import Context, Metadata, MetadataPairs, ambient
+from toolkit.context import Context, Metadata, MetadataPairs, ambient, metadata_pairs
 from toolkit.deadline import Deadline, earliest
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Contract, Method
@@ -108,7 +108,7 @@ def _call(timeout: float | None, metadata: Metadata | None) -> Call:
         deadline = earliest(deadline, Deadline.after(timeout))
     if deadline is not None and deadline.is_expired():
         raise ServiceError(Code.DEADLINE_EXCEEDED, "the deadline had passed before the call was sent")
-    pairs = () if metadata is None else _pairs(metadata)
+    pairs = () if metadata is None else metadata_pairs(metadata)
     return Call(deadline, pairs if answering is None else _forwarded(answering, pairs))
 
 
@@ -118,10 +118,6 @@ def _forwarded(answering: Context, own: MetadataPairs) -> MetadataPairs:
         return answering.forwarded
     keys = {key for key, _ in own}
     return (*own, *((key, value) for key, value in answering.forwarded if key not in keys))
-
-
-def _pairs(metadata: Metadata) -> MetadataPairs:
-    return tuple((key.lower(), value) for key, value in metadata.items())
 
 
 def _check_type(method: Method[Request, Reply], request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import ContextVar
@@ -17,6 +18,9 @@ MetadataPairs = tuple[tuple[str, str | bytes], ...]
 REQUEST_ID: Final = "x-request-id"
 ALWAYS_FORWARDED: Final = frozenset({REQUEST_ID, "traceparent", "tracestate"})
 """Sent on with every call that a handler makes. The last two are W3C Trace Context (https://www.w3.org/TR/trace-context/)."""
+_KEY: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
+_TEXT: Final = re.compile(r"[ -~]*")
+"""What HTTP/2 headers can hold (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)."""
 Detach = Callable[["Context", Coroutine[Any, Any, Any]], asyncio.Task[None]]
 
 
@@ -103,6 +107,27 @@ class Context:
     def first(self, key: str) -> str | bytes | None:
         """The first value that the caller sent under `key`."""
         return next((value for name, value in self.metadata if name == key), None)
+
+
+def metadata_pairs(metadata: Metadata) -> MetadataPairs:
+    """Metadata as it goes out, its keys in lower case. Raises ValueError or TypeError naming the key that cannot."""
+    return tuple(_checked(key.lower(), value) for key, value in metadata.items())
+
+
+def _checked(key: str, value: object) -> tuple[str, str | bytes]:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"metadata key {key!r}: use letters, digits and -_. only, and no grpc- in front")
+    if key.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise TypeError(f"metadata {key}: a key that ends in -bin takes bytes, not {type(value).__name__}")
+        return key, value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"metadata {key}: takes text, not {type(value).__name__}; bytes go under a key that ends in -bin"
+        )
+    if not _TEXT.fullmatch(value):
+        raise ValueError(f"metadata {key}: {value!r:.80} is not plain ASCII; encode it, and send it under {key}-bin")
+    return key, value
 
 
 ambient: Final[ContextVar[Context | None]] = ContextVar("toolkit-call", default=None)

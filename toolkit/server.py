@@ -6,6 +6,7 @@ It listens before the service is ready, so that a wrong address fails at once an
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -16,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from toolkit import codec
-from toolkit.context import Context
+from toolkit.context import Context, metadata_pairs
 from toolkit.deadline import Deadline
 from toolkit.dispatch import Dispatcher, internal
 from toolkit.errors import Code, ServiceError, StartError
@@ -24,9 +25,10 @@ from toolkit.limits import MessageLimits
 from toolkit.method import Contract, Method
 from toolkit.security import guards, server_credentials
 from toolkit.spec import Incoming
-from toolkit.status import CODES, MAX_MESSAGE, trailers
+from toolkit.status import CODES, sent_message, trailers
 from toolkit.transport.grpc import too_large
 
+log = logging.getLogger("toolkit")
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 EVERYBODY: Final = Incoming()
@@ -226,10 +228,18 @@ async def _decode_each(method: Method[Any, Any], requests: AsyncIterator[bytes],
 def _fail(call: Any, error: ServiceError) -> None:
     """End the call with this error. `abort` would do so too, but a stopping server does not wait for aborted calls."""
     call.set_code(CODES[error.code])
-    call.set_details(error.message[:MAX_MESSAGE])
-    call.set_trailing_metadata(trailers(error))
+    call.set_details(sent_message(error))
+    try:
+        call.set_trailing_metadata(trailers(error))
+    except (TypeError, codec.EncodeError) as wrong:
+        log.error("an error goes out without its details", exc_info=wrong)
 
 
 def _send_metadata(call: Any, context: Context) -> None:
     if context.reply_metadata:
-        call.set_trailing_metadata((*(call.trailing_metadata() or ()), *context.reply_metadata.items()))
+        try:
+            pairs = metadata_pairs(context.reply_metadata)
+        except (TypeError, ValueError) as wrong:
+            log.error("a reply goes out without its metadata", exc_info=wrong)
+        else:
+            call.set_trailing_metadata((*(call.trailing_metadata() or ()), *pairs))
