@@ -136,7 +136,10 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", traffic: {timeout: 60}}', "4: services.a.traffic.timeout: must be a duration with its unit"),
         ('{class: "m:C", traffic: {max_queue: -1}}', "4: services.a.traffic.max_queue: must be at least 0, not -1"),
         ('{class: "m:C", traffic: {hedge: 5}}', "4: services.a.traffic.hedge: must be a duration with its unit"),
-        ('{class: "m:C", traffic: {max_message: {Say: 3GiB}}}', "4: services.a.traffic.max_message.Say: must be at most 2147483647"),
+        (
+            '{class: "m:C", traffic: {max_message: {Say: 3GiB}}}',
+            "4: services.a.traffic.max_message.Say: must be a size below 2GiB",
+        ),
         ('{class: "m:C", resources: {memory: 2}}', "4: services.a.resources.memory: must be a size with its unit"),
         ('{class: "m:C", resources: {cpus: 0}}', "4: services.a.resources.cpus: must be more than 0, not 0"),
         ('{class: "m:C", resources: {cpus: .inf}}', "4: services.a.resources.cpus: not a finite number: '.inf'"),

@@ -71,10 +71,9 @@ _Size = Annotated[int, BeforeValidator(parse_size)]
 _Hedge = Annotated[float, BeforeValidator(lambda value: 0.0 if value == "auto" else parse_duration(value))]
 _MetadataKey = Annotated[str, _check(_METADATA_KEY.fullmatch, "a metadata key: a-z, 0-9, _ . - and not grpc-…")]
 _MessageLimits = Annotated[
-    Mapping[str, Annotated[_Size, Field(ge=1, le=(1 << 31) - 1)]],
+    Mapping[str, Annotated[_Size, _check(lambda size: 0 < size < 1 << 31, "a size below 2GiB, where protobuf ends")]],
     BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"*": value}),
 ]
-"""Protobuf itself ends at 2 GiB."""
 
 _strict = with_config(ConfigDict(strict=True, extra="forbid"))
 
