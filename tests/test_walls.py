@@ -25,7 +25,7 @@ launcher.placement launcher.edges
 launcher.manifest launcher.processes launcher.live
 launcher.document launcher.devices launcher.events launcher.folder launcher.lifecycle launcher.lines launcher.output
 launcher.security
-project.generate project.scaffold
+project.certs project.generate project.scaffold
 replica testing call
 connect server inspect
 transport.grpc transport.local transport.pool

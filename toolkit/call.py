@@ -15,6 +15,8 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from toolkit.contract import fetch_service, served
 from toolkit.errors import ToolkitError
 from toolkit.limits import MessageLimits
+from toolkit.security import PLAIN, wait_connected
+from toolkit.spec import Outgoing
 from toolkit.status import from_status
 from toolkit.transport.grpc import GrpcTransport
 
@@ -24,13 +26,15 @@ MAX_MESSAGE_BYTES: Final = 256 << 20
 TENSOR: Final = "toolkit.v1.Tensor"
 
 
-async def call(target: str, method: str, payload: str, *, timeout: float) -> AsyncIterator[str]:
+async def call(
+    target: str, method: str, payload: str, *, timeout: float, outgoing: Outgoing = PLAIN
+) -> AsyncIterator[str]:
     """Call `method` of the server at `target` and yield each reply as JSON; a tensor shows its dtype and shape.
 
     `method` is as much of `package.Service/Method` as is unique there. `payload` is one JSON object, or for a method with
     a request stream an array of them. Raises ToolkitError for what the caller wrote, ServiceError for what the call met.
     """
-    transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES))
+    transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES), outgoing=outgoing)
     try:
         await _reach(transport)
         found = await find_method(transport.channel, method, target)
@@ -96,7 +100,7 @@ def _items(method: MethodDescriptor, payload: str) -> list[Any]:
 async def _reach(transport: GrpcTransport) -> None:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await transport.channel.channel_ready()
+            await wait_connected(transport.channel, ", ".join(transport.addresses))
     except TimeoutError:
         raise ToolkitError(
             f"nobody answers at {', '.join(transport.addresses)}; is the graph up? Start it with `toolkit up`"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import toolkit
 from toolkit.errors import GraphError, PlacementError, ServiceError, ToolkitError
-from toolkit.spec import ReplicaSpec
+from toolkit.spec import Outgoing, ReplicaSpec
 
 EXIT_CODES: dict[type[Exception], int] = {GraphError: 2, PlacementError: 3}
 """Of what is wrong before the first call; everything else is 1."""
@@ -114,14 +115,17 @@ Example:
 def check(file: GraphFile) -> None:
     """Check a graph file and its classes; load no model.
 
-    Its classes must import, their handles have deployments, and these serve what the handles expect.
+    Its classes must import, their handles have deployments, and these serve what the handles expect; certificates and
+    tokens must be there, and do what they are for.
     """
     from toolkit.launcher.edges import find_edges
     from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.manifest import load_graph
+    from toolkit.launcher.trust import plan_trust
 
     graph = load_graph(file)
     edges = find_edges(graph, check_edges(graph))
+    plan_trust(graph, edges)
     count = sum(map(len, edges.values()))
     typer.echo(f"ok: {graph.name}: deployments {len(edges)}, edges {count}")
 
@@ -132,6 +136,8 @@ Examples:
   toolkit call GenerateScore '{"sentence": "A cat"}' --graph graph.yaml
   toolkit call services.echo.v1.Echo/Say '{"text": "hi"}' --target 127.0.0.1:50051
   echo '{"text": "hi"}' | toolkit call Say - --target unix:/tmp/echo.sock
+  toolkit call Say '{}' --graph graph.yaml --cert certs/client.crt --key certs/client.key
+  toolkit call Say '{}' --target models.example:443 --tls --token-file ~/token
 """
 )
 def call(
@@ -146,20 +152,35 @@ def call(
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="How long the call may take.")
     ] = f"{_DEFAULTS.timeout:g}s",
+    tls: Annotated[bool, typer.Option("--tls", help="Call over TLS; --ca and --cert say so too.")] = False,
+    ca: Annotated[str, typer.Option(metavar="FILE", help="Trust this authority, instead of the public ones.")] = "",
+    cert: Annotated[str, typer.Option(metavar="FILE", help="Our certificate, where one is asked for.")] = "",
+    key: Annotated[str, typer.Option(metavar="FILE", help="Its key.")] = "",
+    server_name: Annotated[str, typer.Option(metavar="NAME", help="The name in the server's certificate.")] = "",
+    token_file: Annotated[str, typer.Option(metavar="FILE", help="Send the token in its first line.")] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Send the token to another machine without TLS too.")
+    ] = False,
 ) -> None:
     """Call a method; print its replies as JSON.
 
-    A stream of replies is one line each. A method with a stream of requests takes a JSON array.
+    A stream of replies is one line each. A method with a stream of requests takes a JSON array. With --graph, what the
+    graph file says of TLS and tokens is used; the options say more.
     """
     import asyncio
 
     from toolkit.call import call as call_method
 
+    address, outgoing = _entry(graph, target)
+    given = {"ca": ca, "cert": cert, "key": key, "server_name": server_name, "token_file": token_file}
+    said: dict[str, Any] = {option: value for option, value in given.items() if value}
+    outgoing = replace(outgoing, insecure=insecure, **said)
     replies = call_method(
-        _address(graph, target),
+        address,
         method,
         sys.stdin.read() if payload == "-" else payload,
         timeout=_duration("--timeout", timeout),
+        outgoing=replace(outgoing, tls=bool(outgoing.tls or tls or ca or cert)),
     )
 
     async def print_replies() -> None:
@@ -218,6 +239,56 @@ def new(name: Annotated[str, typer.Argument(metavar="NAME", help="The folder, an
     typer.echo(f"made {name}/; next:\n  cd {name}\n  toolkit generate\n  toolkit up graph.yaml")
 
 
+@app.command(
+    epilog="""\b
+Examples:
+  toolkit certs graph.yaml
+  toolkit certs graph.yaml --out certs --client alice --client dashboard --host models.internal
+"""
+)
+def certs(
+    file: GraphFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to; default: certs beside the graph file.", show_default=False),
+    ] = None,
+    client: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Outsiders who call; default: client. May be repeated.")
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="What outsiders call the entry by, beside localhost.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=365, help="How long a certificate lasts.")] = 30,
+    new_ca: Annotated[
+        bool, typer.Option("--new-ca", help="Replace the authority; all that trusts it must follow.")
+    ] = False,
+) -> None:
+    """Make certificates and a token for a graph under development.
+
+    An authority, and for each deployment a certificate that says who it is. Made again, it keeps what is good and renews
+    what is about to expire; what runs takes the new files by itself.
+    """
+    from toolkit.launcher.manifest import load_graph
+
+    try:
+        from toolkit.project.certs import LOOPBACK, Wanted, advice, make_certificates
+    except ImportError:
+        raise ToolkitError(
+            "certificates are made with the package cryptography; run: pip install 'grpc-model-toolkit[certs]'"
+        ) from None
+
+    graph = load_graph(file)
+    folder = file.parent / "certs" if out is None else out
+    hosts = {name: (*LOOPBACK, *(host or ())) for name in graph.services if graph.port(name)}
+    wanted = [Wanted(name=name, graph=graph.name, hosts=hosts.get(name, ())) for name in graph.services]
+    clients = [name for name in dict.fromkeys(client or ["client"]) if name not in graph.services]
+    wanted += [Wanted(name=name, graph=graph.name, serves=False) for name in clients]
+    for line in make_certificates(folder, wanted, days=days, new_ca=new_ca):
+        typer.echo(line)
+    shown = os.path.relpath(folder, file.parent)
+    typer.echo(f"\nadd to {file}:\n{advice(shown, graph.entry, clients)}")
+
+
 def _duration(option: str, text: str) -> float:
     from toolkit.launcher.manifest import parse_duration
 
@@ -227,13 +298,14 @@ def _duration(option: str, text: str) -> float:
         raise typer.BadParameter(f"{option} {error}") from None
 
 
-def _address(graph: Path | None, target: str | None) -> str:
-    from toolkit.launcher.addresses import LOOPBACK
+def _entry(graph: Path | None, target: str | None) -> tuple[str, Outgoing]:
+    """Where to call, and how: of a graph file, or of an address."""
     from toolkit.launcher.manifest import load_graph
+    from toolkit.launcher.trust import entry_address, outgoing
 
     if graph is not None and target is None:
         loaded = load_graph(graph)
-        return f"{LOOPBACK}:{loaded.port(loaded.entry)}"
+        return entry_address(loaded), outgoing(loaded, loaded.entry)
     if target is not None and graph is None:
-        return target
+        return target, Outgoing()
     raise typer.BadParameter("name what to call: either --graph FILE or --target HOST:PORT")

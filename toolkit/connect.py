@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from toolkit.client import Client
@@ -17,21 +19,59 @@ from toolkit.transport.grpc import GrpcTransport
 from toolkit.transport.pool import HandleOptions, PoolTransport
 
 C = TypeVar("C", bound=Client)
+File = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tls:
+    """Call over TLS. PEM files; those that change count for new connections."""
+
+    ca: File = ""
+    """Whom the server's certificate must be signed by; none: the public authorities that gRPC brings along."""
+    cert: File = ""
+    """Our own, where the server asks for one."""
+    key: File = ""
+    server_name: str = ""
+    """The DNS name in the server's certificate, where that is not the host of the address."""
 
 
 @asynccontextmanager
-async def connect(client: type[C], *addresses: str, max_message_bytes: int = DEFAULT) -> AsyncIterator[C]:
+async def connect(
+    client: type[C],
+    *addresses: str,
+    max_message_bytes: int = DEFAULT,
+    tls: Tls | None = None,
+    token_file: File = "",
+    insecure: bool = False,
+) -> AsyncIterator[C]:
     """A client of what answers at these addresses, replicas of one another (`HOST:PORT` or `unix:/path`), closed with the
     block:
 
     `async with connect(ScoringClient, "127.0.0.1:50051") as scoring: await scoring.score(pair, timeout=5)`
+
+    `token_file` holds a bearer token in its first line, and is read again when it changes. A token goes to another
+    machine over TLS only, or with `insecure`. Raises StartError where a file is wrong.
     """
     limits = MessageLimits(max_message_bytes)
-    transport = pool(addresses, client.__contract__, name=client.__contract__.name, limits=limits)
+    outgoing = _outgoing(tls, os.fspath(token_file), insecure)
+    transport = pool(addresses, client.__contract__, name=client.__contract__.name, limits=limits, outgoing=outgoing)
     try:
         yield client(transport)
     finally:
         await transport.close()
+
+
+def _outgoing(tls: Tls | None, token_file: str, insecure: bool) -> Outgoing:
+    if tls is None:
+        return Outgoing(token_file=token_file, insecure=insecure)
+    return Outgoing(
+        tls=True,
+        ca=os.fspath(tls.ca),
+        cert=os.fspath(tls.cert),
+        key=os.fspath(tls.key),
+        server_name=tls.server_name,
+        token_file=token_file,
+    )
 
 
 def pool(

@@ -4,6 +4,7 @@ gRPC reflection where it is served (then the messages are compared), else the na
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, cast
 
@@ -15,12 +16,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from toolkit.errors import StartError
+from toolkit.handshake import explain
 
 HEALTH: Final[Any] = health_pb2
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 SILENT: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNKNOWN})
 """How a server answers that it has no such service to ask."""
+DENIED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+ASK_AGAIN: Final = 1.0
+"""Seconds until one that did not let us in is asked again: a token or a certificate may have been renewed."""
 
 
 async def check_contract(channel: grpc.aio.Channel, contract: str, handle: str, address: str) -> None:
@@ -45,7 +50,7 @@ async def check_contract(channel: grpc.aio.Channel, contract: str, handle: str, 
 
 async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterator[bool]:
     """Whether the other side serves the contract, now and again whenever that changes, for ever. A server that has no
-    health service counts as serving.
+    health service counts as serving; so does one that does not let us in, for a call there says why.
     """
     health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its types lag behind
     while True:
@@ -56,6 +61,10 @@ async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterat
             if error.code() in SILENT:
                 yield True
                 return
+            if error.code() in DENIED or explain(error.details() or ""):
+                yield True
+                await asyncio.sleep(ASK_AGAIN)
+                continue
         yield False
         await channel.channel_ready()
 

@@ -48,6 +48,8 @@ def check_authority(path: str) -> None:
 
 def explain(details: str) -> str | None:
     """What a connection of gRPC that failed in the handshake means for a user; None for what is no matter of TLS."""
+    if "to connect" not in details:
+        return None
     for part, sentence in _MEANINGS.items():
         if part in details:
             return sentence

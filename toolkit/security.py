@@ -32,6 +32,7 @@ LEAVE_AFTER: Final = 3600.0
 """Seconds that the calls on a channel get whose files have changed; new calls take the new one."""
 CLOSED_AT_ONCE: Final = 3
 """Connections that end at once before we believe that it is no accident."""
+ASK_AGAIN: Final = 0.1
 PLAIN: Final = Outgoing()
 Options = Sequence[tuple[str, Any]]
 
@@ -377,7 +378,9 @@ async def wait_connected(channel: grpc.aio.Channel, who: str) -> None:
             why = explain(details)
             if why is not None and (closed >= CLOSED_AT_ONCE or "Socket closed" not in details):
                 raise StartError(f"{who} cannot be talked to: {why}")
-        await channel.wait_for_state_change(state)
+            await asyncio.sleep(ASK_AGAIN)  # gRPC calls it one long failure, however often it tries
+        else:
+            await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
 
 

@@ -72,7 +72,7 @@ class Server:
         self.contract = contract
         self._limits = limits
         self._dispatcher: Dispatcher | None = None
-        self._credentials = server_credentials(incoming)
+        self._incoming = incoming
         self._health = _Health()
         self._server = grpc.aio.server(
             interceptors=guards(incoming, self._health), options=_options(limits.largest(contract))
@@ -113,11 +113,12 @@ class Server:
         return left
 
     def _bind(self, address: str) -> str:
+        credentials = server_credentials(self._incoming)  # each port has its own: gRPC tells a change to one only
         try:
-            if self._credentials is None:
+            if credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, self._credentials)
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise StartError(
                 f"cannot listen on {address}: it is taken, or not an address of this machine; "

@@ -19,6 +19,7 @@ from google.rpc import status_pb2
 
 from toolkit import codec
 from toolkit.errors import Code, ServiceError
+from toolkit.handshake import explain
 from toolkit.message import Message, class_of
 
 log = logging.getLogger("toolkit")
@@ -60,7 +61,8 @@ def from_status(error: grpc.aio.AioRpcError, addresses: Sequence[str]) -> Servic
     message = error.details() or code.name
     unseen = code is Code.UNAVAILABLE and not metadata and ("to connect" in message or "backends failing" in message)
     if unseen:
-        message = f"nobody answers at {', '.join(addresses)} ({message})"
+        where, why = ", ".join(addresses), explain(message)
+        message = f"nobody answers at {where} ({message})" if why is None else f"cannot talk to {where}: {why}"
     path = metadata.get(PATH, "")
     return ServiceError(
         code,

@@ -12,7 +12,7 @@ from toolkit.errors import GraphError
 from toolkit.handshake import check_pair
 from toolkit.launcher.edges import Edges
 from toolkit.launcher.manifest import Graph
-from toolkit.launcher.security import PLACE, Auth, Tls
+from toolkit.launcher.security import LOOPBACK, PLACE, Auth, Tls, join
 from toolkit.spec import Incoming, Outgoing
 
 
@@ -64,6 +64,14 @@ def outgoing(graph: Graph, callee: str, caller: str | None = None) -> Outgoing:
         key=key,
         token_file=token_file,
     )
+
+
+def entry_address(graph: Graph) -> str:
+    """Where someone on this machine calls the entry."""
+    host = graph.host(graph.entry)
+    port = graph.port(graph.entry)
+    assert port is not None  # an entry has one
+    return join({"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host), port)
 
 
 def _incoming(graph: Graph, edges: Edges, name: str) -> Incoming:
