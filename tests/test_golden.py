@@ -98,7 +98,7 @@ def _embedded(module: Path) -> bytes:
 def test_messages_survive_a_round_trip(module: str) -> None:
     for cls in _messages(importlib.import_module(module)):
         filled = _filled(descriptor_pool.Default().FindMessageTypeByName(cls.__proto__), depth=3)
-        message = codec.decode(cls, filled.SerializeToString())
+        message = codec.decode(cls, type(filled).SerializeToString(filled))
         again = type(filled).FromString(codec.encode(message))
         assert again == filled
         assert codec.decode(cls, codec.encode(message)) == message
@@ -186,7 +186,8 @@ def _filled(descriptor: Descriptor, depth: int) -> ProtobufMessage:
             if field.is_repeated:
                 getattr(pb, field.name).extend([item, item])
             else:
-                getattr(pb, field.name).CopyFrom(item)
+                inner = getattr(pb, field.name)
+                type(inner).CopyFrom(inner, item)  # a field may be called CopyFrom
         elif field.message_type is None and field.is_repeated:
             getattr(pb, field.name).extend([_scalar(field)] * 2)
         elif field.message_type is None:
