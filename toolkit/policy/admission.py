@@ -28,7 +28,8 @@ SHORTEST_PAUSE: Final = 0.05
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmissionOptions:
     max_concurrency: int = 64
-    """Calls at once."""
+    """Calls at once: as many as make the service do more. Where they share one processor and are many, each of them takes
+    so long under overload that none ends before its deadline."""
     max_queue: int | None = None
     """Calls that wait for a turn; None: twice `max_concurrency`, and 16 at least, so that a small burst fits."""
 
