@@ -12,6 +12,7 @@ import keyword
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
@@ -33,6 +34,10 @@ __all__ = ["MAX_TENSORS", "DecodeError", "EncodeError", "decode", "encode"]
 
 M = TypeVar("M")
 
+HEADS: Final = 1024
+"""Tensors' heads that are remembered, ready made and ready read: a service sees few different dtypes and shapes."""
+USUAL_HEAD: Final = 256
+"""Bytes: longer heads are read and forgotten."""
 VIEW_FROM: Final = 4096
 """Payloads below this many bytes are copied out: cheaper than padding, and a small view would pin a large message."""
 
@@ -218,14 +223,14 @@ class _TensorPlan:
     def __init__(self, descriptor: Descriptor) -> None:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
         self.table, self.steepest = table_of(descriptor), steepest(descriptor)
+        self._usual_head = lru_cache(HEADS)(self._read_head)
 
     slices = True
 
     def gather(self, value: Tensor, out: _Parts, depth: int) -> int:
         if depth > MAX_DEPTH:
             raise RecursionError
-        dims = b"".join(map(varint, value.shape))
-        head = b"\x08" + varint(value.dtype) + (b"\x12" + varint(len(dims)) + dims if dims else b"")
+        head = _tensor_head(value.dtype, value.shape)
         payload = value.data
         if not payload.nbytes:
             out.parts.append(head)
@@ -257,8 +262,20 @@ class _TensorPlan:
                     payload = (body, stop)
                 elif number != _PADDING:
                     header.append(buffer[tag:stop])
-        pb = self.pb.FromString(b"".join(header))
-        return _checked(pb.dtype, pb.shape[:], _view(buffer, *payload))
+        head = b"".join(header)
+        dtype, shape = self._usual_head(head) if len(head) <= USUAL_HEAD else self._read_head(head)
+        return _checked(dtype, shape, _view(buffer, *payload))
+
+    def _read_head(self, head: bytes) -> tuple[int, tuple[int, ...]]:
+        pb = self.pb.FromString(head)
+        return pb.dtype, tuple(pb.shape)
+
+
+@lru_cache(HEADS)
+def _tensor_head(dtype: int, shape: tuple[int, ...]) -> bytes:
+    """Everything of a tensor that comes before its elements."""
+    dims = b"".join(map(varint, shape))
+    return b"\x08" + varint(dtype) + (b"\x12" + varint(len(dims)) + dims if dims else b"")
 
 
 class _ForeignPlan:

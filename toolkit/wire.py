@@ -22,7 +22,12 @@ class DecodeError(ValueError):
     """The bytes are not a valid message of that type."""
 
 
+_ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
+
+
 def varint(value: int) -> bytes:
+    if value < 0x80:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
