@@ -24,7 +24,9 @@ def queued(admission: Admission, remaining: float | None = None) -> Ticket:
     return decision
 
 
-def busy(limit: int = 1, *, seconds: float = 1.0, queue: int | None = None, clock: FakeClock | None = None) -> Admission:
+def busy(
+    limit: int = 1, *, seconds: float = 1.0, queue: int | None = None, clock: FakeClock | None = None
+) -> Admission:
     """A door that has learned how long calls take, and where as many run as may."""
     admission = door(limit, queue, clock)
     admission.enter()
