@@ -42,7 +42,7 @@ def _itemsize(dtype: DType) -> int:
 def there_and_back(message: Any) -> Any:
     data = encode(message)
     back = decode(type(message), data)
-    assert encode(back) == data
+    assert decode(type(message), encode(back)) == back  # not the same bytes: a map has no order
     assert decode(type(message), encode(copy_message(message))) == message
     return back
 
