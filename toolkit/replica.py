@@ -14,9 +14,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Final
+
+import grpc
+import grpc.aio
 
 from toolkit.client import Client
 from toolkit.connect import pool
@@ -26,14 +29,14 @@ from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
 from toolkit.inspect import describe
 from toolkit.limits import MessageLimits
-from toolkit.load import constructor_arguments, load_service
+from toolkit.load import constructor_arguments, load_service, told
 from toolkit.memory import keep_freed_memory
 from toolkit.policy.admission import AdmissionOptions
 from toolkit.policy.hedge import HedgeOptions
 from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
-from toolkit.spec import Outgoing, ReplicaSpec
+from toolkit.spec import Outgoing, ReplicaSpec, check_address
 from toolkit.tasks import in_daemon_thread
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import GrpcTransport
@@ -41,6 +44,7 @@ from toolkit.transport.pool import HandleOptions, PoolTransport
 
 log = logging.getLogger("toolkit")
 DRAIN_INCOMPLETE = 8
+CHECK_AGAIN_AFTER: Final = 0.1
 
 
 async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
@@ -54,9 +58,11 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
         for transport in handles.values():
             stack.push_async_callback(transport.close)
         addresses = await server.listen(spec.listen)
+        if not control.has_launcher:
+            _announce(handles)
         stack.push_async_callback(server.drain, 0)
         start = asyncio.create_task(_start(spec, service, handles, control, stack))
-        if not await _first(start, stop, spec.start_timeout):
+        if not await _first(start, stop, spec.start_timeout, handles):
             return 0
         gc.freeze()  # what was loaded stays: no collection needs to look at it again
         await server.open(_dispatcher(spec, start.result()))
@@ -93,7 +99,9 @@ async def _start(
         for check in checks:
             group.create_task(check)
         loading = group.create_task(_construct(service, bound, args))
-    instance = await stack.enter_async_context(loading.result())
+    instance = loading.result()
+    with _told_as(f"{service.__name__} cannot be entered"):
+        await stack.enter_async_context(instance)
     if handles:
         control.waiting(sorted(handles))
         await asyncio.gather(*(found.wait_ready() for found in handles.values()))
@@ -101,20 +109,59 @@ async def _start(
 
 
 async def _construct(service: type[Service], handles: Mapping[str, Client], args: Mapping[str, Any]) -> Service:
-    try:
+    with _told_as(f"{service.__name__} cannot be made"):
         return await in_daemon_thread(construct, service, handles, args)
+
+
+@contextmanager
+def _told_as(what: str) -> Iterator[None]:
+    """Whatever user code raises in this block is a StartError."""
+    try:
+        yield
     except ToolkitError:
         raise
     except Exception as error:
-        raise StartError(f"{service.__name__} cannot be made: {type(error).__name__}: {error}") from error
+        raise StartError(f"{what}: {told(error)}") from error
 
 
 async def _check(name: str, client: type[Client], transport: Transport) -> None:
     assert isinstance(transport, GrpcTransport)  # what `_connect` makes
     address = ", ".join(transport.addresses)
-    await wait_connected(transport.channel, f"handle {name}: {address}")
-    with refusals(f"handle {name}: {address}"):
-        await check_contract(transport.channel, client.__contract__.name, name, address)
+    is_checked = False
+    while not is_checked:
+        await wait_connected(transport.channel, f"handle {name}: {address}")
+        try:
+            with refusals(f"handle {name}: {address}"):
+                await check_contract(transport.channel, client.__contract__.name, name, address)
+            is_checked = True
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                what = f"handle {name}: {address} cannot be asked what it serves"
+                raise StartError(f"{what}: {error.details()}") from None
+            await asyncio.sleep(CHECK_AGAIN_AFTER)  # it went away meanwhile
+
+
+def _announce(handles: Mapping[str, PoolTransport]) -> None:
+    for name, found in handles.items():
+        log.info("handle %s calls %s", name, ", ".join(found.transports))
+
+
+def _late(timeout: float, handles: Mapping[str, PoolTransport]) -> str:
+    """What keeps a start that is not ready in time."""
+    silent = [
+        f"handle {name} at {', '.join(found.transports)}"
+        for name, found in handles.items()
+        if not any(_is_connected(transport) for transport in found.transports.values())
+    ]
+    if silent:
+        what = "; ".join(silent)
+        return f"not ready after {timeout:g} s: nobody answers for {what}; start it, or name another address"
+    return f"not ready after {timeout:g} s; raise start_timeout if it needs longer"
+
+
+def _is_connected(transport: Transport) -> bool:
+    assert isinstance(transport, GrpcTransport)  # what `_connect` makes
+    return transport.channel.get_state() is grpc.ChannelConnectivity.READY
 
 
 def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str, PoolTransport]:
@@ -157,7 +204,9 @@ def _stop_signal(control: Control) -> asyncio.Event:
     return stop
 
 
-async def _first(start: asyncio.Task[Service], stop: asyncio.Event, timeout: float) -> bool:
+async def _first(
+    start: asyncio.Task[Service], stop: asyncio.Event, timeout: float, handles: Mapping[str, PoolTransport]
+) -> bool:
     """True once started, False when told to stop before. Raises what stopped the start."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((start, stopping), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -167,11 +216,10 @@ async def _first(start: asyncio.Task[Service], stop: asyncio.Event, timeout: flo
         await asyncio.wait([start], timeout=1)
         if stop.is_set():
             return False
-        raise StartError(f"not ready after {timeout:g} s; raise start_timeout if it needs longer")
-    try:
-        start.result()
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+        raise StartError(_late(timeout, handles))
+    error = start.exception()
+    if error is not None:
+        raise error.exceptions[0] if isinstance(error, ExceptionGroup) else error
     return True
 
 
@@ -191,6 +239,10 @@ def main() -> None:
         code = DRAIN_INCOMPLETE if lost else 0
     except ToolkitError as error:
         _report(control, error)
+        code = 1
+    except Exception as error:
+        log.error("the cause", exc_info=error)
+        _report(control, StartError(f"{spec.service} was ended by {told(error)}"))
         code = 1
     logging.shutdown()
     sys.stdout.flush()
@@ -224,7 +276,7 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
     parser.add_argument("service", nargs="?", help="module:Class, importable from the working directory")
     parser.add_argument("--listen", action="append", metavar="ADDRESS", help="HOST:PORT or unix:/path; may be repeated")
     parser.add_argument(
-        "--args", type=json.loads, metavar="JSON", help="the class's keyword arguments as a JSON object"
+        "--args", type=_arguments, metavar="JSON", help="the class's keyword arguments as a JSON object"
     )
     parser.add_argument("--device", help="cpu or cuda:N")
     parser.add_argument(
@@ -241,7 +293,10 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
         for name, separator, address in (text.partition("=") for text in options.handle):
             if not separator or not address:
                 raise ValueError(f"--handle {name}: write NAME=ADDRESS")
+            check_address(address)
             addresses[name] = (*addresses.get(name, ()), address)
+        for address in options.listen or spec.listen:
+            check_address(address)
         secured = _secured(options, spec, addresses)
     except (TypeError, ValueError) as error:
         parser.error(str(error) if isinstance(error, ValueError) else "name the service: package.module:Class")
@@ -249,6 +304,16 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
     if options.listen:
         given["listen"] = tuple(options.listen)
     return dataclasses.replace(spec, addresses=addresses, **{k: v for k, v in given.items() if v is not None})
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError('must be a JSON object, {"name": value}')
+    return value
 
 
 def _add_security(parser: argparse.ArgumentParser) -> None:

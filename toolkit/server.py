@@ -22,6 +22,7 @@ from toolkit.deadline import Deadline
 from toolkit.dispatch import Dispatcher, internal
 from toolkit.errors import Code, ServiceError, StartError
 from toolkit.limits import MessageLimits
+from toolkit.listening import check_free
 from toolkit.method import Contract, Method
 from toolkit.security import guards, server_credentials
 from toolkit.spec import Incoming
@@ -113,6 +114,7 @@ class Server:
         return left
 
     def _bind(self, address: str) -> str:
+        check_free(address)
         credentials = server_credentials(self._incoming)  # each port has its own: gRPC tells a change to one only
         try:
             if credentials is None:
@@ -120,10 +122,7 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
-            raise StartError(
-                f"cannot listen on {address}: it is taken, or not an address of this machine; "
-                "stop whoever holds it, or give the deployment another port"
-            ) from None
+            raise StartError(f"cannot listen on {address}: gRPC refuses it, and says why above") from None
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     async def _set_health(self, status: int) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 PREFIX = "TOOLKIT_"
 MIB = 1 << 20
+MAX_SOCKET_PATH = 103
+"""Bytes that every platform can bind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +124,20 @@ class ReplicaSpec:
             if name in environ:
                 found[option.name] = _read(str(option.type), name, environ[name])
         return cls(**found)
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError for what is neither `HOST:PORT` nor `unix:/absolute/path`."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(f"{address}: write unix:/absolute/path")
+        if len(path.encode()) > MAX_SOCKET_PATH:
+            raise ValueError(f"{address}: a socket's path has at most {MAX_SOCKET_PATH} bytes")
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError(f"{address}: write HOST:PORT, or unix:/absolute/path")
 
 
 def is_exposed(address: str) -> bool:
