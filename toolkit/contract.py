@@ -82,9 +82,8 @@ async def served(channel: grpc.aio.Channel) -> frozenset[str]:
     answer = await _reflect(channel, listing)
     if answer is not None:
         return frozenset(s.name for s in answer.list_services_response.service if not s.name.startswith("grpc."))
-    health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its types lag behind
     try:
-        statuses = (await health.List(HEALTH.HealthListRequest())).statuses
+        statuses = await _list(channel)
     except grpc.aio.AioRpcError as error:
         if error.code() in SILENT:
             return frozenset()
@@ -143,6 +142,12 @@ def _shape(method: Any) -> str:
     return shapes[int(method.client_streaming), int(method.server_streaming)]
 
 
+async def _list(channel: grpc.aio.Channel) -> Iterable[str]:
+    """The names that `grpc.health.v1` knows there."""
+    health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its types lag behind
+    return tuple((await health.List(HEALTH.HealthListRequest())).statuses)
+
+
 async def _reflect(channel: grpc.aio.Channel, request: Any) -> Any:
     connected: Any = channel
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(connected)
@@ -154,6 +159,8 @@ async def _reflect(channel: grpc.aio.Channel, request: Any) -> Any:
         async for answer in stub.ServerReflectionInfo(once()):
             return answer
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INTERNAL:
+            await _list(channel)  # grpc.aio may lose why a stream was refused; a call of one message tells it
         if error.code() not in SILENT:
             raise
     return None
