@@ -27,6 +27,8 @@ launcher.document launcher.devices launcher.events launcher.folder launcher.life
 launcher.security
 project.certs project.generate project.scaffold
 replica testing call
+tensor_json
+array_files
 connect server inspect
 transport.grpc transport.local transport.pool
 gencode dispatch load
@@ -45,7 +47,7 @@ credentials errors deadline handshake method spec wire message control memory ta
 
 STANDARD_LIBRARY_ONLY = ("errors", "deadline", "method", "spec", "credentials", "handshake")
 LAUNCHER_NEVER_IMPORTS = ("grpc", "numpy", "torch", "google.protobuf", "services", "protoc_gen_toolkit")
-OPTIONAL_LIBRARIES = ("torch", "ml_dtypes", "uvloop", "typing_extensions")
+OPTIONAL_LIBRARIES = ("PIL", "safetensors", "torch", "ml_dtypes", "uvloop", "typing_extensions")
 """Those that a function may import, when it is called."""
 
 

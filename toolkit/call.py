@@ -4,44 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
 
+from toolkit.array_files import ArrayFolder
+from toolkit.codec import MAX_TENSORS
 from toolkit.contract import fetch_service, served
 from toolkit.errors import ToolkitError
 from toolkit.limits import MessageLimits
 from toolkit.security import PLAIN, wait_connected
 from toolkit.spec import Outgoing
 from toolkit.status import from_status
+from toolkit.tensor_json import TENSOR, Path, find_tensors, parse, shown, tensor_of
 from toolkit.transport.grpc import GrpcTransport
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds to reach the server before saying that nobody is there."""
 MAX_MESSAGE_BYTES: Final = 256 << 20
-TENSOR: Final = "toolkit.v1.Tensor"
 
 
 async def call(
-    target: str, method: str, payload: str, *, timeout: float, outgoing: Outgoing = PLAIN
+    target: str,
+    method: str,
+    payload: str,
+    *,
+    timeout: float,
+    outgoing: Outgoing = PLAIN,
+    save: ArrayFolder | None = None,
 ) -> AsyncIterator[str]:
     """Call `method` of the server at `target` and yield each reply as JSON; a tensor shows its dtype and shape.
 
     `method` is as much of `package.Service/Method` as is unique there. `payload` is one JSON object, or for a method with
-    a request stream an array of them. Raises ToolkitError for what the caller wrote, ServiceError for what the call met.
+    a request stream an array of them; `parse` says how it may hold tensors. The arrays of the replies are saved to `save`.
+    Raises ToolkitError for what the caller wrote, ServiceError for what the call met.
     """
+    if save is not None:
+        save.make()
     transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES), outgoing=outgoing)
     try:
         await _reach(transport)
         found = await find_method(transport.channel, method, target)
         requests = [parse(found.input_type, item) for item in _items(found, payload)]
+        place = 0
         async for data in _exchange(transport, found, requests, timeout):
             reply = message_factory.GetMessageClass(found.output_type).FromString(data)
-            yield json.dumps(shown(reply), ensure_ascii=False, indent=None if found.server_streaming else 2)
+            prefix = (f"{place:04d}",) if found.server_streaming else ()
+            files = save_arrays(reply, save, prefix) if save is not None else {}
+            yield json.dumps(shown(reply, files), ensure_ascii=False, indent=None if found.server_streaming else 2)
+            place += 1
     except grpc.aio.AioRpcError as error:
         raise from_status(error, (target,)) from None
     finally:
@@ -65,24 +80,18 @@ async def find_method(channel: grpc.aio.Channel, wanted: str, target: str) -> Me
     return every[matches[0]]
 
 
-def parse(descriptor: Descriptor, item: Any) -> Any:
-    """A protobuf message from its JSON. Raises ToolkitError naming the field that does not fit."""
-    message = message_factory.GetMessageClass(descriptor)()
-    try:
-        return json_format.ParseDict(item, message, descriptor_pool=descriptor.file.pool)
-    except json_format.ParseError as error:
-        raise ToolkitError(f"the JSON is not a {descriptor.name}: {error}") from None
-
-
-def shown(message: Any) -> dict[str, Any]:
-    """A message as JSON for people: field names as in the .proto, unset fields too, tensors by dtype and shape."""
-    found: dict[str, Any] = json_format.MessageToDict(
-        _without_elements(message),
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-        descriptor_pool=message.DESCRIPTOR.file.pool,
-    )
-    return _with_shapes(message.DESCRIPTOR, found)  # type: ignore[no-any-return]  # an object stays an object
+def save_arrays(reply: Any, folder: ArrayFolder, prefix: Path = ()) -> dict[Path, str]:
+    """Save every tensor of a reply by its path, and return path → file. Raises ToolkitError, where it is no tensor too."""
+    files: dict[Path, str] = {}
+    for path, pb in find_tensors(reply):
+        if len(files) == MAX_TENSORS:
+            raise ToolkitError(f"the reply holds more than {MAX_TENSORS} tensors")
+        try:
+            tensor = tensor_of(pb)
+        except ValueError as error:
+            raise ToolkitError(f"the reply's {'.'.join(path) or 'tensor'} is wrong: {error}") from None
+        files[path] = folder.save((*prefix, *(path or ("tensor",))), tensor)
+    return files
 
 
 def _items(method: MethodDescriptor, payload: str) -> list[Any]:
@@ -92,7 +101,7 @@ def _items(method: MethodDescriptor, payload: str) -> list[Any]:
         raise ToolkitError(f"the payload is not JSON: {error}") from None
     if method.client_streaming:
         return value if isinstance(value, list) else [value]
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) and method.input_type.full_name != TENSOR:
         raise ToolkitError(f"{method.name} takes one JSON object, a {method.input_type.name}")
     return [value]
 
@@ -125,48 +134,3 @@ async def _exchange(
 
 def _arity(streaming: bool) -> str:
     return "stream" if streaming else "unary"
-
-
-def _without_elements(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    for tensor in _tensors(copy):
-        tensor.ClearField("data")
-        tensor.ClearField("padding")
-    return copy
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    if message.DESCRIPTOR.full_name == TENSOR:
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        if field.message_type.GetOptions().map_entry:
-            values = value.values() if field.message_type.fields_by_name["value"].message_type else ()
-        else:
-            values = value if field.is_repeated else (value,)
-        for item in values:
-            yield from _tensors(item)
-
-
-def _with_shapes(descriptor: Descriptor, value: Any) -> Any:
-    """Rewrite each tensor in a message's JSON as {"dtype": "float32", "shape": [2, 3]}."""
-    if descriptor.full_name == TENSOR:
-        return {"dtype": value["dtype"].lower(), "shape": [int(axis) for axis in value.get("shape", ())]}
-    if descriptor.full_name.startswith("google.protobuf."):
-        return value
-    for field in descriptor.fields:
-        kind = field.message_type
-        if kind is None or value.get(field.name) is None:
-            continue
-        item = value[field.name]
-        if kind.GetOptions().map_entry:
-            inner = kind.fields_by_name["value"].message_type
-            value[field.name] = {k: _with_shapes(inner, v) if inner else v for k, v in item.items()}
-        elif field.is_repeated:
-            value[field.name] = [_with_shapes(kind, each) for each in item]
-        else:
-            value[field.name] = _with_shapes(kind, item)
-    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,6 +137,9 @@ Examples:
   toolkit call GenerateScore '{"sentence": "A cat"}' --graph graph.yaml
   toolkit call services.echo.v1.Echo/Say '{"text": "hi"}' --target 127.0.0.1:50051
   echo '{"text": "hi"}' | toolkit call Say - --target unix:/tmp/echo.sock
+  toolkit call Classify '{"image": "@cat.png"}' --graph graph.yaml
+  toolkit call Embed '{"words": [[0.5, 1], [2, 3]]}' --graph graph.yaml --save out
+  toolkit call Embed '{"words": {"dtype": "float16", "data": "@all.safetensors#words"}}' --graph graph.yaml
   toolkit call Say '{}' --graph graph.yaml --cert certs/client.crt --key certs/client.key
   toolkit call Say '{}' --target models.example:443 --tls --token-file ~/token
 """
@@ -152,6 +156,10 @@ def call(
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="How long the call may take.")
     ] = f"{_DEFAULTS.timeout:g}s",
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Save the replies' arrays there, each as FIELD.npy.", show_default=False),
+    ] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Call over TLS; --ca and --cert say so too.")] = False,
     ca: Annotated[str, typer.Option(metavar="FILE", help="Trust this authority, instead of the public ones.")] = "",
     cert: Annotated[str, typer.Option(metavar="FILE", help="Our certificate, where one is asked for.")] = "",
@@ -166,9 +174,17 @@ def call(
 
     A stream of replies is one line each. A method with a stream of requests takes a JSON array. With --graph, what the
     graph file says of TLS and tokens is used; the options say more.
+
+    A field of type toolkit.v1.Tensor takes an array file: "@cat.npy", "@cat.png" or "@cat.jpg" (uint8; height, width,
+    channels), or "@all.safetensors#NAME". It takes numbers in nested lists too, which become bool, int64 or float32; and
+    {"dtype", "shape", "data"}, where data is lists, a file, or base64. In every other field "@" is just text.
+
+    --save names a file by its field, "boxes.0.crop.npy"; in a stream of replies "0000.boxes.0.crop.npy" and so on. What
+    is there already is replaced. bfloat16 and float8, which .npy cannot name, are saved as their bits.
     """
     import asyncio
 
+    from toolkit.array_files import ArrayFolder
     from toolkit.call import call as call_method
 
     address, outgoing = _entry(graph, target)
@@ -181,6 +197,7 @@ def call(
         sys.stdin.read() if payload == "-" else payload,
         timeout=_duration("--timeout", timeout),
         outgoing=replace(outgoing, tls=bool(outgoing.tls or tls or ca or cert)),
+        save=None if save is None else ArrayFolder(save, say=partial(typer.echo, err=True)),
     )
 
     async def print_replies() -> None:

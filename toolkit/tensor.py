@@ -54,7 +54,7 @@ class DType(Enum):
     FLOAT8_E4M3B11FNUZ = 23
 
 
-_ITEMSIZE: Final[dict[int, int]] = {
+ITEMSIZE: Final[dict[int, int]] = {
     DType.BOOL: 1,
     DType.INT8: 1,
     DType.INT16: 2,
@@ -79,6 +79,7 @@ _ITEMSIZE: Final[dict[int, int]] = {
     DType.FLOAT8_E3M4: 1,
     DType.FLOAT8_E4M3B11FNUZ: 1,
 }
+"""Bytes of one element."""
 EXTENDED: Final[dict[int, int]] = {
     DType.BFLOAT16: 4,
     DType.FLOAT8_E3M4: 7,
@@ -120,7 +121,7 @@ class Tensor:
     shape: tuple[int, ...]
 
     def __init__(self, dtype: DType, shape: tuple[int, ...], data: bytes | memoryview) -> None:
-        itemsize = _ITEMSIZE.get(dtype)
+        itemsize = ITEMSIZE.get(dtype)
         if itemsize is None:
             raise ValueError(f"tensor of unknown dtype {int(dtype)}")
         if len(shape) > MAX_RANK:
@@ -177,7 +178,7 @@ class Tensor:
 
     def numpy(self) -> NDArray[Any]:
         """A read-only view of the elements, of this shape. bfloat16 and float8 need the package ml_dtypes."""
-        return np.frombuffer(self._data, dtype=_numpy_dtype(self.dtype)).reshape(self.shape)
+        return np.frombuffer(self._data, dtype=numpy_dtype(self.dtype)).reshape(self.shape)
 
     def copy(self) -> NDArray[Any]:
         """A writable numpy array of its own memory."""
@@ -207,7 +208,7 @@ class Tensor:
 
         Source: https://data-apis.org/array-api/latest/API_specification/generated/array_api.array.__dlpack__.html
         """
-        array = _bits(self) if self.dtype in EXTENDED else self.numpy()
+        array = bits(self) if self.dtype in EXTENDED else self.numpy()
         if max_version is None or max_version[0] < 1:
             if copy is False:
                 raise BufferError("this tensor is read-only, which DLPack before 1.0 cannot say: hand over its .copy()")
@@ -368,7 +369,7 @@ def _share_with_torch(tensor: Tensor, torch: Any) -> torch.Tensor:
     if not tensor.nbytes:
         return torch.empty(tensor.shape, dtype=dtype)
     elements = _Lent(tensor.data)
-    if elements.address % min(_ITEMSIZE[tensor.dtype], 8):
+    if elements.address % min(ITEMSIZE[tensor.dtype], 8):
         elements = _Lent(memoryview(bytes(tensor.data)))
     shared: torch.Tensor = torch.from_numpy(np.asarray(elements)).view(dtype).reshape(tensor.shape)
     return shared
@@ -390,11 +391,13 @@ class _Lent:
         }
 
 
-def _bits(tensor: Tensor) -> NDArray[Any]:
-    return np.frombuffer(tensor.data, dtype=_BITS[_ITEMSIZE[tensor.dtype]]).reshape(tensor.shape)
+def bits(tensor: Tensor) -> NDArray[Any]:
+    """A read-only view of the elements' bits as unsigned integers, for dtypes of one or two bytes."""
+    return np.frombuffer(tensor.data, dtype=_BITS[ITEMSIZE[tensor.dtype]]).reshape(tensor.shape)
 
 
-def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """numpy's own dtype, or that of ml_dtypes. Raises TypeError where it is needed and missing."""
     name = dtype.name.lower()
     if dtype not in EXTENDED:
         return np.dtype(name).newbyteorder("<")
