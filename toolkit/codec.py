@@ -26,7 +26,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from toolkit.budget import MAX_TENSORS, Budget, steepest, table_of
 from toolkit.limits import DEFAULT
-from toolkit.message import Message, class_of
+from toolkit.message import Enum, Message, class_of
 from toolkit.tensor import ALIGNMENT, DType, Tensor
 from toolkit.wire import GROUP, LENGTH, MAX_DEPTH, DecodeError, scan, varint
 
@@ -168,7 +168,8 @@ class _MessagePlan:
 
     def slice(self, buffer: bytes, ranges: Iterable[tuple[int, int]], depth: int) -> Any:
         """The message that these ranges of `buffer` make together; tensors become views of `buffer`. Its semantics are
-        those of any protobuf parser, occurrences in any order included.
+        those of protobuf's own parser, occurrences in any order included. None for an entry of a map that has a field
+        besides key and value: protobuf takes the whole of it for an unknown field.
         """
         plain: list[tuple[int, int]] = []
         members: dict[int, list[tuple[int, int]]] = {}  # plain members of a oneof, which a later member displaces
@@ -189,12 +190,17 @@ class _MessagePlan:
                 else:
                     plain.append((tag, stop))
         pb = self.pb.FromString(b"".join(buffer[a:b] for a, b in chain(plain, *members.values())))
+        unknown = _unknown_bytes(fields) if len(fields := UnknownFieldSet(pb)) else b""
+        if unknown and self.cls is _Entry:
+            return None
         message = object.__new__(self.cls)
         self._read_plain(pb, message)
         for number, field in self.gathered.items():
-            setattr(message, field.attribute, field.slice(buffer, found.get(number, ()), depth + 1))
-        if len(unknown := UnknownFieldSet(pb)):
-            message._unknown = _unknown_bytes(unknown)
+            value, strange = field.slice(buffer, found.get(number, ()), depth + 1)
+            setattr(message, field.attribute, value)
+            unknown += strange
+        if unknown:
+            message._unknown = unknown
         return message
 
     def _culprit(self, message: Any, error: Exception) -> EncodeError:
@@ -341,15 +347,18 @@ class _Gathered:
             cure = "; Tensor.of() makes one of an array" if types == (Tensor,) else ""
             raise EncodeError(f"{self._name}: expected {types[0].__name__}, got {type(value).__name__}{cure}")
 
-    def slice(self, buffer: bytes, found: Sequence[tuple[int, int]], depth: int) -> Any:
+    def slice(self, buffer: bytes, found: Sequence[tuple[int, int]], depth: int) -> tuple[Any, bytes]:
+        """The field's value, and what is to be kept as unknown instead."""
         plan = self.plan
         if self._is_map:
             entries = [plan.slice(buffer, (each,), depth) for each in found]
-            return {entry.key: entry.value for entry in entries}
+            strange = (buffer[a:b] for (a, b), entry in zip(found, entries, strict=True) if entry is None)
+            unknown = b"".join(self._tag + varint(len(entry)) + entry for entry in strange)
+            return {entry.key: entry.value for entry in entries if entry is not None}, unknown
         if self._is_repeated:
-            return [plan.slice(buffer, (each,), depth) for each in found]
+            return [plan.slice(buffer, (each,), depth) for each in found], b""
         # Occurrences of one message are parts of it, so protobuf's definition: as if they were one behind the other.
-        return plan.slice(buffer, found, depth) if found or self._is_always_there else None
+        return plan.slice(buffer, found, depth) if found or self._is_always_there else None, b""
 
 
 @dataclass(slots=True)
@@ -614,7 +623,7 @@ def _converter(field: FieldDescriptor) -> Any:
     """How one item of the field comes from protobuf, by call or, where it is an enum, by key; None where it stays the same."""
     if field.enum_type is not None:
         enum = class_of(field.enum_type.full_name)
-        return None if enum is None else _Members(enum)
+        return None if enum is None else _Members(cast("type[Enum]", enum))
     if field.type == field.TYPE_STRING:
         return None if _is_checked(field) else _text
     if field.message_type is None or issubclass(cls := _class_of(field.message_type), ProtobufMessage):
@@ -625,7 +634,7 @@ def _converter(field: FieldDescriptor) -> Any:
 class _Members(dict[int, Any]):
     """The members of an enum by number."""
 
-    def __init__(self, enum: type[Any]) -> None:
+    def __init__(self, enum: type[Enum]) -> None:
         super().__init__((int(member), member) for member in enum)
         self.enum = enum
 

@@ -25,8 +25,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.inference_graph.v1.inference_graph_toolkit import InferenceGraphClient, ScoreReply, ScoreRequest
 from toolkit.connect import connect
 from toolkit.errors import ServiceError, ToolkitError
-from toolkit.launcher.addresses import LOOPBACK, pick_free_port
+from toolkit.launcher.addresses import pick_free_port
 from toolkit.launcher.folder import project_folder
+from toolkit.launcher.security import LOOPBACK
 
 GRAPH = Path(__file__).with_name("graph.yaml")
 
