@@ -283,8 +283,8 @@ class GuardedChannel(grpc.aio.Channel):
         """The metadata of a call with the token, unless the caller said `authorization` himself."""
         if self._tokens is None:
             return metadata
-        pairs: tuple[tuple[str, str | bytes], ...] = tuple(metadata or ())
-        if any(key == AUTHORIZATION for key, _ in pairs):
+        pairs = tuple(metadata or ())
+        if any(pair[0] == AUTHORIZATION for pair in pairs):
             return pairs
         return (*pairs, (AUTHORIZATION, bearer(self._tokens.current()[0])))
 
