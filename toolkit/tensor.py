@@ -435,13 +435,16 @@ class _Versioned(ctypes.Structure):
     )
 
 
+_capsule_pointer: Final = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
 def _name_type(capsule: Any, code: int) -> None:
     """Say in a DLPack capsule of plain bits, which numpy made, what the bits are: numpy has no name for it."""
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     if "dltensor_versioned" in repr(capsule):
-        versioned = _Versioned.from_address(pointer(capsule, b"dltensor_versioned"))
+        versioned = _Versioned.from_address(_capsule_pointer(capsule, b"dltensor_versioned"))
         versioned.minor = max(versioned.minor, 1)
         versioned.tensor.code = code
     else:
-        _DLTensor.from_address(pointer(capsule, b"dltensor")).code = code
+        _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor")).code = code
