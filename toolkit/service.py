@@ -53,7 +53,7 @@ class Dependency(Generic[C]):
             return self
         raise ToolkitError(
             f"{owner.__name__}.{self.name} is not connected. `toolkit up` connects it; "
-            f"in a test use toolkit.testing.serve({owner.__name__}, {self.name}=...)"
+            f"a test sets it: service.{self.name} = client"
         )
 
 
