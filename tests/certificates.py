@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from toolkit.project.certs import LOOPBACK, Wanted, make_certificates
+from toolkit.spec import Incoming, Outgoing
 
 GRAPH = "test"
 DEPLOYMENTS = ("leaf", "entry")
@@ -23,3 +24,23 @@ def make(folder: Path) -> Path:
     before = datetime.now(UTC) - timedelta(days=31)
     make_certificates(folder, [Wanted(name="old", graph=GRAPH, hosts=LOOPBACK)], days=30, now=before)
     return folder
+
+
+def guarded(folder: Path, caller: str = "client") -> tuple[Incoming, Outgoing]:
+    """Mutual TLS and a token: `leaf`, which `client` and `entry` may call, and `caller`, who does."""
+    incoming = Incoming(
+        cert=str(folder / "leaf.crt"),
+        key=str(folder / "leaf.key"),
+        caller_ca=str(folder / "ca.crt"),
+        callers=(f"spiffe://{GRAPH}/client", f"entry.{GRAPH}"),
+        token_file=str(folder / "token"),
+    )
+    outgoing = Outgoing(
+        tls=True,
+        ca=str(folder / "ca.crt"),
+        server_name=f"leaf.{GRAPH}",
+        cert=str(folder / f"{caller}.crt"),
+        key=str(folder / f"{caller}.key"),
+        token_file=str(folder / "token"),
+    )
+    return incoming, outgoing

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from services.echo.v1.echo_toolkit import EchoClient
+from tests.certificates import guarded, make
 from toolkit.dispatch import Dispatcher
 from toolkit.limits import MessageLimits
 from toolkit.policy.hedge import HedgeOptions
-from toolkit.server import Server
+from toolkit.security import PLAIN
+from toolkit.server import EVERYBODY, Server
 from toolkit.service import Service
+from toolkit.spec import Incoming, Outgoing
 from toolkit.transport.grpc import GrpcTransport
 from toolkit.transport.local import LocalTransport
 from toolkit.transport.pool import HandleOptions, PoolTransport
@@ -38,14 +43,31 @@ async def over_strict(service: Service, **options: Any) -> AsyncIterator[EchoCli
 
 
 @asynccontextmanager
-async def over_grpc(service: Service, *, timeout: float = 30, **options: Any) -> AsyncIterator[EchoClient]:
-    server = Server(service.__contract__, limits=MessageLimits(MIB))
+async def over_grpc(
+    service: Service,
+    *,
+    incoming: Incoming = EVERYBODY,
+    outgoing: Outgoing = PLAIN,
+    timeout: float = 30,
+    **options: Any,
+) -> AsyncIterator[EchoClient]:
+    server = Server(service.__contract__, limits=MessageLimits(MIB), incoming=incoming)
     (address,) = await server.listen(("127.0.0.1:0",))
     await server.open(Dispatcher(service, timeout=timeout, **options))
-    transport = GrpcTransport((address,), limits=MessageLimits(MIB))
+    transport = GrpcTransport((address,), limits=MessageLimits(MIB), outgoing=outgoing)
     yield EchoClient(transport, "echo")
     await transport.close()
     await server.drain(1)
+
+
+@asynccontextmanager
+async def over_guarded(service: Service, **options: Any) -> AsyncIterator[EchoClient]:
+    """Mutual TLS, callers by name, and a token."""
+    with TemporaryDirectory() as folder:
+        make(Path(folder))
+        incoming, outgoing = guarded(Path(folder))
+        async with over_grpc(service, incoming=incoming, outgoing=outgoing, **options) as client:
+            yield client
 
 
 @asynccontextmanager
@@ -58,7 +80,13 @@ async def over_pool(service: Service, *, timeout: float = 30, **options: Any) ->
 
 
 HEDGED = HandleOptions(hedge=HedgeOptions(delay=5.0))
-TRANSPORTS = {"local": over_local, "strict": over_strict, "grpc": over_grpc, "pool": over_pool}
+TRANSPORTS = {
+    "local": over_local,
+    "strict": over_strict,
+    "grpc": over_grpc,
+    "guarded": over_guarded,
+    "pool": over_pool,
+}
 
 
 @pytest.fixture(params=TRANSPORTS)
