@@ -21,6 +21,12 @@ LEARNING: Final = 0.05
 FORGETTING: Final = 0.01
 """How fast the shortest duration is forgotten: over about a hundred calls."""
 
+MOST: Final = 0.5
+"""Part of the latest calls that end late, above which fewer are let in. Not a smaller one: where only some methods wait for
+a dependency that stalls, the others must not pay for it."""
+SHRINK: Final = 0.9
+GROW: Final = 0.05
+"""Calls more at once for each that ends in time."""
 SHORTEST_PAUSE: Final = 0.05
 """Seconds that a refused caller is asked to stay away at least."""
 
@@ -28,8 +34,8 @@ SHORTEST_PAUSE: Final = 0.05
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmissionOptions:
     max_concurrency: int = 64
-    """Calls at once: as many as make the service do more. Where they share one processor and are many, each of them takes
-    so long under overload that none ends before its deadline."""
+    """Calls at once, and no more than make the service do more: where many share one processor, none of them ends in time.
+    While most calls run into their deadline, fewer than this are let in."""
     max_queue: int | None = None
     """Calls that wait for a turn; None: twice `max_concurrency`, and 16 at least, so that a small burst fits."""
 
@@ -81,15 +87,18 @@ class Admission:
         self.admitted = self.full = self.hopeless = 0
         self.expired = self.cancelled = 0
         """Left the queue because their deadline came; because their caller gave up."""
-        self._limit = options.max_concurrency
-        self._max_queue = max(16, 2 * self._limit) if options.max_queue is None else options.max_queue
+        self.limit = float(options.max_concurrency)
+        """Calls at once, as of now."""
+        self._late = 0.0
+        self._max_concurrency = options.max_concurrency
+        self._max_queue = max(16, 2 * options.max_concurrency) if options.max_queue is None else options.max_queue
         self._clock = clock
         self._queue: OrderedDict[Ticket, None] = OrderedDict()
         self._shortest = 0.0
 
     def enter(self, remaining: float | None = None) -> Admit | Ticket | Refuse:
         """A call asks to run; `remaining` are the seconds to its deadline. Immediate, whatever the load."""
-        if self.running >= self._limit:
+        if self._queue or self.running >= self.limit:
             return self._enqueue(inf if remaining is None else remaining)
         # Where nothing runs it may try: what calls take is learned from those that run.
         if remaining is not None and remaining < self._shortest and self.running:
@@ -98,17 +107,18 @@ class Admission:
         self.admitted += 1
         return ADMIT
 
-    def release(self, seconds: float | None) -> Sequence[Ticket]:
-        """An admitted call is over; `seconds` are what it took, None where it was cut short.
+    def release(self, seconds: float | None, *, is_late: bool = False) -> Sequence[Ticket]:
+        """An admitted call is over. `seconds` are what it took, None where it was cut short; `is_late` where that was by its
+        deadline.
 
-        Returns the tickets whose outcome is now known: at most one is admitted.
+        Returns the tickets whose outcome is now known: most often none, or one that is admitted.
         """
         if seconds is not None:
             self._learn(seconds)
-        if self._queue:
-            return self._call_next()
+        if is_late or seconds is not None:
+            self._adapt(is_late)
         self.running -= 1
-        return ()
+        return self._call_next() if self._queue else ()
 
     def leave(self, ticket: Ticket) -> Sequence[Ticket]:
         """A waiting call gives up. If it had just been admitted, its turn goes on to the tickets returned."""
@@ -126,7 +136,7 @@ class Admission:
         return len(self._queue)
 
     def _enqueue(self, remaining: float) -> Ticket | Refuse:
-        wait = self.seconds * (len(self._queue) + 1) / self._limit
+        wait = self.seconds * (len(self._queue) + 1) / self.limit
         if len(self._queue) >= self._max_queue:
             self.full += 1
             return Refuse(Reason.FULL, max(wait, SHORTEST_PAUSE))
@@ -140,15 +150,15 @@ class Admission:
     def _call_next(self) -> Sequence[Ticket]:
         decided: list[Ticket] = []
         latest = self._clock() + self._shortest
-        while self._queue:
+        while self._queue and self.running < self.limit:
             ticket, _ = self._queue.popitem(last=False)
             decided.append(ticket)
             if ticket.expires_at > latest:
                 ticket.outcome = ADMIT
+                self.running += 1
                 self.admitted += 1
-                return decided
-            ticket.outcome = self._refuse_hopeless()
-        self.running -= 1
+            else:
+                ticket.outcome = self._refuse_hopeless()
         return decided
 
     def _refuse_hopeless(self) -> Refuse:
@@ -161,3 +171,10 @@ class Admission:
             return
         self.seconds += (seconds - self.seconds) * LEARNING
         self._shortest = min(seconds, self._shortest + (seconds - self._shortest) * FORGETTING)
+
+    def _adapt(self, is_late: bool) -> None:
+        self._late += (is_late - self._late) * LEARNING
+        if is_late and self._late > MOST:
+            self.limit = max(1.0, self.limit * SHRINK)
+        elif not is_late and self.limit < self._max_concurrency:
+            self.limit = min(self._max_concurrency, self.limit + GROW)

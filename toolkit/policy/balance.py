@@ -94,19 +94,25 @@ class Balancer:
             found, other = usable[first], usable[first - 1 - int(self._random() * (count - 1))]
             if other.outstanding * other.weight < found.outstanding * found.weight:
                 found = other
-        if not found.outstanding:
+        if found.outstanding == found.streams:
             found.heard_at = now
         found.outstanding += 1
         found.picked += 1
         return found
 
-    def ended(self, replica: Replica, ok: bool | None, latency: float = 0.0) -> bool:
+    def began(self, replica: Replica) -> None:
+        """A picked call is a stream that may have nothing to say for long: it has said something, or waits for its caller."""
+        replica.streams += 1
+
+    def ended(self, replica: Replica, ok: bool | None, latency: float = 0.0, *, is_stream: bool = False) -> bool:
         """A picked call has ended. True: the replica has left, and this was its last; close its connection.
 
         `ok` is False for what `is_fault` says, and for an attempt that its hedge overtook; None where nothing was learned,
         as when the caller gave up; else True. `latency` are the seconds to the reply, where there is one and one only.
+        `is_stream`: it had begun as one.
         """
         replica.outstanding -= 1
+        replica.streams -= is_stream
         if ok:
             replica.good += 1
             replica.row = 0
@@ -146,7 +152,7 @@ class Balancer:
         patience = max(self._options.silence, 2 * self._slowest)
         for replica in self._replicas.values():
             replica.fade(0.5 ** (elapsed / HALF_LIFE))
-            silence = now - replica.heard_at if replica.outstanding else 0.0
+            silence = now - replica.heard_at if replica.outstanding > replica.streams else 0.0
             replica.is_silent = silence > patience and now - self._heard_at <= patience
             if replica.ejected_until is not None and now >= replica.ejected_until:
                 replica.readmit(self._options.outlier.trial)

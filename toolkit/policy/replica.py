@@ -13,11 +13,13 @@ class Replica:
     """One address of a deployment. Everybody may read it; only its balancer writes."""
 
     __slots__ = ("address", "bad", "ejected_until", "ejections", "forgiven_at", "good", "heard_at", "is_leaving",
-                 "is_ready", "is_silent", "outstanding", "picked", "row", "trial", "weight")  # fmt: skip
+                 "is_ready", "is_silent", "outstanding", "picked", "row", "streams", "trial", "weight")  # fmt: skip
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.outstanding = 0
+        self.streams = 0
+        """Of these, streams that may rightly be silent."""
         self.picked = 0
         """Calls that it got in all."""
         self.is_leaving = False
