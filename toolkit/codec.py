@@ -71,7 +71,7 @@ def decode(cls: type[M], data: bytes, limit: int = DEFAULT) -> M:
         if len(data) >= VIEW_FROM and (plan.slices or len(data) * plan.steepest > limit):
             Budget(limit).charge(plan.table, data, 0, len(data))
         return cast("M", plan.decode(data))
-    except ProtobufDecodeError as error:
+    except (ProtobufDecodeError, UnicodeDecodeError) as error:
         raise DecodeError(str(error)) from None
     except RecursionError:
         raise DecodeError("nested too deeply") from None
@@ -168,8 +168,8 @@ class _MessagePlan:
 
     def slice(self, buffer: bytes, ranges: Iterable[tuple[int, int]], depth: int) -> Any:
         """The message that these ranges of `buffer` make together; tensors become views of `buffer`. Its semantics are
-        those of protobuf's own parser, occurrences in any order included. None for an entry of a map that has a field
-        besides key and value: protobuf takes the whole of it for an unknown field.
+        those of protobuf's own parser, occurrences in any order included. Of an entry of a map the value is where it lies;
+        one that has a field besides key and value is None: protobuf takes the whole of it for an unknown field.
         """
         plain: list[tuple[int, int]] = []
         members: dict[int, list[tuple[int, int]]] = {}  # plain members of a oneof, which a later member displaces
@@ -177,10 +177,12 @@ class _MessagePlan:
         for start, end in ranges:
             for number, wire_type, tag, body, stop in scan(buffer, start, end, depth):
                 member = self._members.get((number, wire_type)) if self._members else None
-                if member is not None and member.names(buffer[body:stop]):
-                    for rival in member.rivals:
-                        found.pop(rival, None)
-                        members.pop(rival, None)
+                if member is not None and not member.names(buffer[body:stop]):
+                    member = None
+                for rival in () if member is None else member.rivals:
+                    if rival in found:
+                        _check_valid(self.gathered[rival].plan.pb, buffer, found.pop(rival))
+                    _check_valid(self.pb, buffer, members.pop(rival, ()))
                 if wire_type == LENGTH and number in self.gathered:
                     found.setdefault(number, []).append((body, stop))
                 elif member is not None:
@@ -196,7 +198,8 @@ class _MessagePlan:
         message = object.__new__(self.cls)
         self._read_plain(pb, message)
         for number, field in self.gathered.items():
-            value, strange = field.slice(buffer, found.get(number, ()), depth + 1)
+            runs: Sequence[tuple[int, int]] = found.get(number, ())
+            value, strange = (runs, b"") if self.cls is _Entry else field.slice(buffer, runs, depth + 1)
             setattr(message, field.attribute, value)
             unknown += strange
         if unknown:
@@ -351,10 +354,18 @@ class _Gathered:
         """The field's value, and what is to be kept as unknown instead."""
         plan = self.plan
         if self._is_map:
-            entries = [plan.slice(buffer, (each,), depth) for each in found]
-            strange = (buffer[a:b] for (a, b), entry in zip(found, entries, strict=True) if entry is None)
-            unknown = b"".join(self._tag + varint(len(entry)) + entry for entry in strange)
-            return {entry.key: entry.value for entry in entries if entry is not None}, unknown
+            (field,) = plan.gathered.values()
+            values: dict[Any, Sequence[tuple[int, int]]] = {}
+            unknown: list[bytes] = []
+            for start, end in found:
+                entry = plan.slice(buffer, ((start, end),), depth)
+                if entry is None:
+                    _check_valid(plan.pb, buffer, ((start, end),))
+                    unknown += (self._tag, varint(end - start), buffer[start:end])
+                else:
+                    _check_valid(field.plan.pb, buffer, values.get(entry.key, ()))
+                    values[entry.key] = entry.value
+            return {key: field.slice(buffer, value, depth + 1)[0] for key, value in values.items()}, b"".join(unknown)
         if self._is_repeated:
             return [plan.slice(buffer, (each,), depth) for each in found], b""
         # Occurrences of one message are parts of it, so protobuf's definition: as if they were one behind the other.
@@ -721,6 +732,12 @@ def _display_name(descriptor: Descriptor) -> str:
     if outer is None or not descriptor.GetOptions().map_entry:
         return descriptor.name
     return next(f"{outer.name}.{f.name}" for f in outer.fields if f.message_type is descriptor)
+
+
+def _check_valid(theirs: Any, buffer: bytes, ranges: Iterable[tuple[int, int]]) -> None:
+    """What something later displaces must be valid all the same."""
+    for start, end in ranges:
+        theirs.FromString(buffer[start:end])
 
 
 def _checked(dtype: int, shape: Iterable[int], data: bytes | memoryview) -> Tensor:
