@@ -31,6 +31,7 @@ from toolkit.transport.grpc import too_large
 
 log = logging.getLogger("toolkit")
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+HEALTH: Final[Any] = health_pb2  # the stubs of its types lag behind
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 EVERYBODY: Final = Incoming()
 MIN_PING_INTERVAL_MS: Final = 500
@@ -44,11 +45,23 @@ FOREVER: Final = 10**9
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
-    """Knows who watches, and can send them away: a watch has no end, and a stop would wait for it."""
+    """Lists what it serves, which gRPC's own does not. Knows who watches, and can send them away: a watch has no end, and
+    a stop would wait for it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.watching: set[asyncio.Task[Any]] = set()
+        self._names: set[str] = set()
+
+    async def set(self, service: str, status: Any) -> None:
+        self._names.add(service)
+        await super().set(service, status)
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        requests = {name: health_pb2.HealthCheckRequest(service=name) for name in self._names}
+        statuses = {name: await self.Check(request, context) for name, request in requests.items()}
+        return HEALTH.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - gRPC's name
         task = asyncio.current_task()
@@ -213,7 +226,7 @@ def _decode(method: Method[Any, Any], data: bytes, limit: int) -> Any:
     if len(data) > limit:
         raise too_large(method.request, len(data), limit)
     try:
-        return codec.decode(method.request, data)
+        return codec.decode(method.request, data, limit)
     except codec.DecodeError as error:
         raise ServiceError(
             Code.INVALID_ARGUMENT, f"the request is not a valid {method.request.__name__}: {error}"

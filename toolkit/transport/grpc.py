@@ -184,7 +184,7 @@ def _decode(cls: type[Reply], data: bytes, limit: int) -> Reply:
     if len(data) > limit:
         raise too_large(cls, len(data), limit)
     try:
-        return codec.decode(cls, data)
+        return codec.decode(cls, data, limit)
     except codec.DecodeError as error:
         raise ServiceError(Code.INTERNAL, f"the reply is not a valid {cls.__name__}: {error}") from error
 
