@@ -306,6 +306,26 @@ def test_an_item_of_a_stream_ends_the_silence() -> None:
         assert streaming.state == "ready"
 
 
+def test_a_stream_that_has_nothing_to_say_is_no_silence_but_a_call_beside_it_is() -> None:
+    clock = FakeClock()
+    replicas = balancer("ab", clock=clock)
+    stream = pick_on(replicas, "a")
+    replicas.began(stream)
+    for _ in range(20):
+        clock.advance(0.13)
+        succeed(replicas, "b", 1)
+        assert stream.state == "ready"
+    hanging = pick_on(replicas, "a")
+    for state in ["ready"] * 7 + ["silent"]:
+        clock.advance(0.13)
+        succeed(replicas, "b", 1)
+        assert stream.state == state
+    replicas.ended(hanging, ok=None)
+    replicas.ended(stream, ok=True, is_stream=True)
+    assert (stream.outstanding, stream.streams) == (0, 0)
+    assert stream.state == "ready"
+
+
 def test_when_nobody_replies_nobody_is_silent() -> None:
     clock = FakeClock()
     replicas = balancer("ab", clock=clock)

@@ -79,9 +79,10 @@ def _seconds(pushback: Any) -> float | None:
     if pushback is None:
         return None
     try:
-        return max(float(int(pushback)) / 1000, -1.0)
+        wait = int(pushback) / 1000
     except ValueError:
         return -1.0
+    return wait if wait >= 0 else -1.0
 
 
 def _packed(detail: Any) -> any_pb2.Any:

@@ -16,12 +16,15 @@ TICK: Final = 0.001
 """uvloop's clock counts in these."""
 
 
-async def wait_closed(task: asyncio.Task[Any]) -> None:
-    """Cancel a task unless it has ended, and wait for its end, whatever that is."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # seen, so that asyncio does not report it as lost
+async def wait_closed(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel the tasks that have not ended, and wait for the end of all, whatever that is."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen, so that asyncio does not report it as lost
 
 
 async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:

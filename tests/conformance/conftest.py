@@ -32,8 +32,10 @@ async def over_local(
     service: Service, *, strict: bool = False, timeout: float = 30, **options: Any
 ) -> AsyncIterator[EchoClient]:
     transport = LocalTransport(Dispatcher(service, timeout=timeout, **options), strict=strict)
-    yield EchoClient(transport, "echo")
-    await transport.close()
+    try:
+        yield EchoClient(transport, "echo")
+    finally:
+        await transport.close()
 
 
 @asynccontextmanager
@@ -55,9 +57,11 @@ async def over_grpc(
     (address,) = await server.listen(("127.0.0.1:0",))
     await server.open(Dispatcher(service, timeout=timeout, **options))
     transport = GrpcTransport((address,), limits=MessageLimits(MIB), outgoing=outgoing)
-    yield EchoClient(transport, "echo")
-    await transport.close()
-    await server.drain(1)
+    try:
+        yield EchoClient(transport, "echo")
+    finally:
+        await transport.close()
+        await server.drain(1)
 
 
 @asynccontextmanager
@@ -75,8 +79,10 @@ async def over_pool(service: Service, *, timeout: float = 30, **options: Any) ->
     """Three replicas that are one service."""
     dispatcher = Dispatcher(service, timeout=timeout, **options)
     transport = PoolTransport("abc", lambda address: LocalTransport(dispatcher), name="echo", options=HEDGED)
-    yield EchoClient(transport, "echo")
-    await transport.close()
+    try:
+        yield EchoClient(transport, "echo")
+    finally:
+        await transport.close()
 
 
 HEDGED = HandleOptions(hedge=HedgeOptions(delay=5.0))

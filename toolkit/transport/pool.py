@@ -6,6 +6,7 @@ The decisions are those of `policy`; here they meet the event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -19,7 +20,6 @@ from collections.abc import (
 )
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Final, TypeVar, cast
 
 from toolkit.door import Door
@@ -34,10 +34,25 @@ from toolkit.policy.retry import BudgetOptions, Failure, RetryBudget, RetryOptio
 from toolkit.tasks import wait_closed
 from toolkit.transport.base import Call, Transport
 
+log = logging.getLogger("toolkit")
+
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 MAX_OUTSTANDING: Final = 1024
 """Calls of one handle at once: what a slow dependency may hold of its caller."""
+ANSWERS: Final = frozenset(
+    {
+        Code.INVALID_ARGUMENT,
+        Code.NOT_FOUND,
+        Code.ALREADY_EXISTS,
+        Code.PERMISSION_DENIED,
+        Code.FAILED_PRECONDITION,
+        Code.OUT_OF_RANGE,
+        Code.UNIMPLEMENTED,
+        Code.UNAUTHENTICATED,
+    }
+)
+"""What a request has itself to blame for: another replica would say the same."""
 Watch = Callable[[Transport], AsyncIterator[bool]]
 """Whether a replica is ready, again whenever that changes."""
 
@@ -52,6 +67,19 @@ class HandleOptions:
     bulkhead: AdmissionOptions = field(default_factory=lambda: AdmissionOptions(max_concurrency=MAX_OUTSTANDING))
     hedge: HedgeOptions | None = None
     """None: a slow call is never sent twice. Where it is, only idempotent methods with one request and one reply are."""
+
+
+class _Course:
+    """What one call has tried so far, in all of its lanes."""
+
+    __slots__ = ("attempts", "tried", "winner")
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.tried: list[Replica] = []
+        """Those under way included."""
+        self.winner = 0
+        """The lane that was answered: those before it were overtaken."""
 
 
 class PoolTransport:
@@ -78,6 +106,7 @@ class PoolTransport:
         self._transports: dict[str, Transport] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
         self._ready = asyncio.Event()
         self._unheard: set[str] = set()
         """Replicas of which nothing is known yet."""
@@ -96,20 +125,30 @@ class PoolTransport:
         return self._budget
 
     @property
+    def door(self) -> Door:
+        """Where calls that are too many are refused."""
+        return self._door
+
+    @property
     def replicas(self) -> Sequence[Replica]:
         """As this caller sees them."""
         return self._balancer.replicas
 
     def set_addresses(self, addresses: Iterable[str]) -> None:
         """The replicas as they are now. One that is gone gets no new call, and is let go when its last has ended."""
-        wanted = list(addresses)
+        if self._is_closed:
+            return
+        wanted = tuple(dict.fromkeys(addresses))
         gone = self._balancer.set_replicas(wanted)
+        self._unheard.intersection_update(wanted)
         for address in wanted:
             if address not in self._transports:
                 self._transports[address] = self._connect(address)
                 self._start_watching(address)
         for replica in gone:
             self._let_go(replica.address)
+        if not self._unheard:
+            self._heard.set()
 
     async def wait_ready(self) -> None:
         """Return once a replica is ready."""
@@ -132,12 +171,12 @@ class PoolTransport:
         return self._stream(method, call, lambda transport: transport.bidi_stream(method, requests, call))
 
     async def close(self) -> None:
-        for task in self._watching.values():
-            await wait_closed(task)
+        self.set_addresses(())
+        self._is_closed = True
+        for address in tuple(self._transports):
+            self._let_go(address)
         if self._closing:
             await asyncio.wait(self._closing)
-        for transport in self._transports.values():
-            await transport.close()
 
     async def _answer(
         self, method: Method[Request, Reply], call: Call, send: Callable[[Transport], Awaitable[Reply]]
@@ -150,58 +189,64 @@ class PoolTransport:
             if not self._heard.is_set():
                 await self._wait_heard(call)
             hedge = self._hedge_for(method)
-            reply = await (
-                self._attempts(method, call, send) if hedge is None else self._race(hedge, method, call, send)
-            )
+            if hedge is None:
+                reply = await self._attempts(method, call, send, _Course())
+            else:
+                reply = await self._race(hedge, method, call, send)
             done = time.monotonic() - start
             return reply
         finally:
             self._door.leave(done)
 
     async def _attempts(
-        self, method: Method[Request, Reply], call: Call, send: Callable[[Transport], Awaitable[Reply]]
+        self,
+        method: Method[Request, Reply],
+        call: Call,
+        send: Callable[[Transport], Awaitable[Reply]],
+        course: _Course,
+        lane: int = 0,
     ) -> Reply:
-        tried: list[Replica] = []
-        for attempt in count(1):
+        while True:
             replica = None
             start = time.monotonic()
             try:
-                replica = self._pick(tried)
+                replica = self._pick(method, course)
                 reply = await send(self._transports[replica.address])
             except ServiceError as error:
-                self._end(replica, not is_fault(error))
-                delay = self._delay(error, method, call, attempt=attempt)
+                self._end(replica, not is_fault(error), is_stream=method.client_streaming)
+                delay = self._delay(error, method, call, course, unsent=replica is None)
                 if delay is None:
                     raise
             except BaseException:
-                self._end(replica, None)
+                self._end(replica, False if lane < course.winner else None, is_stream=method.client_streaming)
                 raise
             else:
-                self._end(replica, True, time.monotonic() - start)
+                self._end(replica, True, time.monotonic() - start, is_stream=method.client_streaming)
                 self._budget.succeeded()
                 return reply
-            if replica is not None:
-                tried.append(replica)
             await asyncio.sleep(delay)
-        raise AssertionError  # the count has no end
 
     async def _stream(
         self, method: Method[Request, Reply], call: Call, send: Callable[[Transport], AsyncIterator[Reply]]
     ) -> AsyncGenerator[Reply, None]:
         """Replies of one attempt; another is made only while none has been handed out."""
         await self._door.enter(call.deadline)
-        tried: list[Replica] = []
+        course = _Course()
         replied = False
         try:
             if not self._heard.is_set():
                 await self._wait_heard(call)
-            for attempt in count(1):
+            while True:
                 replica = None
                 ended: bool | None = None
+                is_stream = method.client_streaming
                 try:
-                    replica = self._pick(tried)
+                    replica = self._pick(method, course)
                     async with _closing(send(self._transports[replica.address])) as replies:
                         async for reply in replies:
+                            if not is_stream:
+                                is_stream = True
+                                self._balancer.began(replica)
                             replied = True
                             self._balancer.heard(replica)
                             yield reply
@@ -210,13 +255,11 @@ class PoolTransport:
                     return
                 except ServiceError as error:
                     ended = not is_fault(error)
-                    delay = self._delay(error, method, call, attempt=attempt, replied=replied)
+                    delay = self._delay(error, method, call, course, unsent=replica is None, replied=replied)
                     if delay is None:
                         raise
                 finally:
-                    self._end(replica, ended)
-                if replica is not None:
-                    tried.append(replica)
+                    self._end(replica, ended, is_stream=is_stream)
                 await asyncio.sleep(delay)
         finally:
             self._door.leave(None)
@@ -228,25 +271,40 @@ class PoolTransport:
         call: Call,
         send: Callable[[Transport], Awaitable[Reply]],
     ) -> Reply:
-        """Attempts side by side, each begun when those before it are slow. The first reply wins, the rest are cancelled."""
+        """Attempts side by side, each begun when those before it are slow. The first reply wins, the rest are cancelled;
+        a failure counts when no attempt is left that may do better.
+        """
         start = time.monotonic()
-        running = [asyncio.ensure_future(self._attempts(method, call, send))]
+        course = _Course()
+        lanes = [asyncio.ensure_future(self._attempts(method, call, send, course))]
+        pending = set(lanes)
+        failure: ServiceError | None = None
+        may_hedge = True
         try:
-            while True:
+            while pending:
                 remaining = None if call.deadline is None else call.deadline.remaining()
-                delay = hedge.next_delay(attempt=len(running), remaining=remaining)
-                done, _ = await asyncio.wait(running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
-                if done:
-                    reply = done.pop().result()
-                    hedge.answered(time.monotonic() - start)
-                    return reply
-                if delay is not None and hedge.start():
-                    running.append(asyncio.ensure_future(self._attempts(method, call, send)))
-                else:
-                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                delay = hedge.next_delay(attempt=len(lanes), remaining=remaining) if may_hedge else None
+                done, pending = await asyncio.wait(pending, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+                for lane in done:
+                    try:
+                        reply = lane.result()
+                    except ServiceError as error:
+                        if error.code in ANSWERS:
+                            raise
+                        failure = failure or error
+                    else:
+                        course.winner = lanes.index(lane)
+                        hedge.answered(time.monotonic() - start)
+                        return reply
+                if not done:
+                    may_hedge = self._has_other(course) and hedge.start()
+                    if may_hedge:
+                        lanes.append(asyncio.ensure_future(self._attempts(method, call, send, course, len(lanes))))
+                        pending.add(lanes[-1])
+            assert failure is not None  # every lane has ended, none with a reply
+            raise failure
         finally:
-            for task in running:
-                await wait_closed(task)
+            await wait_closed(*lanes)
 
     async def _wait_heard(self, call: Call) -> None:
         """Nothing is known of the replicas in the first moment: let them say."""
@@ -263,32 +321,51 @@ class PoolTransport:
             self._hedges[method.path] = HedgePolicy(self._budget, self._options.hedge)
         return self._hedges[method.path]
 
-    def _pick(self, tried: list[Replica]) -> Replica:
-        replica = self._balancer.pick(tried) or (self._balancer.pick() if tried else None)
+    def _has_other(self, course: _Course) -> bool:
+        """Whether there is a replica that the call has not tried."""
+        return any(replica.is_open and replica not in course.tried for replica in self._balancer.replicas)
+
+    def _pick(self, method: Method[Any, Any], course: _Course) -> Replica:
+        course.attempts += 1
+        replica = self._balancer.pick(course.tried) or (self._balancer.pick() if course.tried else None)
         if replica is None:
             known = ", ".join(self._transports) or "no address"
             raise ServiceError(
                 Code.UNAVAILABLE, f"{self._name}: nobody answers, or none is ready, at {known}", unseen=True
             )
+        course.tried.append(replica)
+        if method.client_streaming:
+            self._balancer.began(replica)
         return replica
 
-    def _end(self, replica: Replica | None, ok: bool | None, latency: float = 0.0) -> None:
-        if replica is not None and self._balancer.ended(replica, ok, latency):
+    def _end(self, replica: Replica | None, ok: bool | None, latency: float = 0.0, *, is_stream: bool) -> None:
+        if replica is not None and self._balancer.ended(replica, ok, latency, is_stream=is_stream):
             self._let_go(replica.address)
 
     def _delay(
-        self, error: ServiceError, method: Method[Any, Any], call: Call, *, attempt: int, replied: bool = False
+        self,
+        error: ServiceError,
+        method: Method[Any, Any],
+        call: Call,
+        course: _Course,
+        *,
+        unsent: bool,
+        replied: bool = False,
     ) -> float | None:
+        """Seconds until the next attempt; None: there is none. A request stream is sent once, for it is read once."""
+        if error.code in ANSWERS:
+            self._budget.succeeded()
+            return None
         failure = Failure(
             code=error.code,
             idempotent=method.idempotent and not method.client_streaming,
             relayed=bool(error.path),
-            unseen=error.unseen and not method.client_streaming,
+            unseen=unsent or (error.unseen and not method.client_streaming),
             replied=replied,
             pushback=error.retry_after,
         )
         remaining = None if call.deadline is None else call.deadline.remaining()
-        return self._retry.next_delay(failure, attempt=attempt, remaining=remaining)
+        return self._retry.next_delay(failure, attempt=course.attempts, remaining=remaining)
 
     def _start_watching(self, address: str) -> None:
         if self._watch is None:
@@ -298,8 +375,12 @@ class PoolTransport:
             self._watching[address] = asyncio.create_task(self._follow(address, self._watch))
 
     async def _follow(self, address: str, watch: Watch) -> None:
-        async for is_ready in watch(self._transports[address]):
-            self._set_ready(address, is_ready)
+        try:
+            async for is_ready in watch(self._transports[address]):
+                self._set_ready(address, is_ready)
+        except Exception as error:
+            log.error("%s: %s cannot be watched, and gets no calls", self._name, address, exc_info=error)
+            self._set_ready(address, False)
 
     def _set_ready(self, address: str, is_ready: bool) -> None:
         self._balancer.set_ready(address, is_ready)
@@ -310,9 +391,11 @@ class PoolTransport:
             self._heard.set()
 
     def _let_go(self, address: str) -> None:
-        task = asyncio.create_task(self._close_one(self._transports.pop(address), self._watching.pop(address, None)))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        transport = self._transports.pop(address, None)
+        if transport is not None:  # None: closed already, with the pool
+            task = asyncio.create_task(self._close_one(transport, self._watching.pop(address, None)))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def _close_one(self, transport: Transport, watching: asyncio.Task[None] | None) -> None:
         if watching is not None:
