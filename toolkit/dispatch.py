@@ -16,7 +16,7 @@ from toolkit.deadline import Deadline
 from toolkit.door import Door
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Method
-from toolkit.policy.admission import AdmissionOptions
+from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
 from toolkit.tasks import time_limit
 
@@ -54,23 +54,31 @@ class Dispatcher:
 
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
-        limit = await self._enter(context)
-        start, seconds = time.monotonic(), None
+        limit = self._begin(context)
+        decision = self._door.enter_nowait(limit)
+        if decision is not ADMIT:
+            await self._wait(decision, limit)
+        start, seconds, is_late = time.monotonic(), None, False
         try:
             with time_limit(limit.remaining()):
                 reply = await self._handlers[method.path](request, context)
             seconds = time.monotonic() - start
         except Exception as error:
+            is_late = _is_late(error, limit)
             raise self._failure(error, method, limit) from error
         finally:
-            self._door.leave(seconds)
+            self._door.leave(seconds, is_late=is_late)
             self._leave()
         self._check_reply(method, reply)
         return reply
 
     async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncGenerator[Any, None]:
         """Answer a method with a stream of replies. Closing the stream closes the handler's."""
-        limit = await self._enter(context)
+        limit = self._begin(context)
+        decision = self._door.enter_nowait(limit)
+        if decision is not ADMIT:
+            await self._wait(decision, limit)
+        start, seconds, is_late = time.monotonic(), None, False
         replies: Any = None
         try:
             replies = self._handlers[method.path](request, context)
@@ -80,15 +88,17 @@ class Dispatcher:
                 self._check_reply(method, reply)
                 yield reply
         except StopAsyncIteration:
+            seconds = time.monotonic() - start
             return
         except Exception as error:
+            is_late = _is_late(error, limit)
             raise self._failure(error, method, limit) from error
         finally:
             try:
                 if hasattr(replies, "aclose"):
                     await replies.aclose()
             finally:
-                self._door.leave(None)
+                self._door.leave(seconds, is_late=is_late)
                 self._leave()
 
     async def wait_idle(self, timeout: float) -> bool:
@@ -105,8 +115,8 @@ class Dispatcher:
         if not self.in_flight:
             self._idle.set()
 
-    async def _enter(self, context: Context) -> Deadline:
-        """Wait for the call's turn. Returns its deadline."""
+    def _begin(self, context: Context) -> Deadline:
+        """The call is one of those that are handled from now on. Returns its deadline."""
         limit = context.deadline or Deadline.after(self._timeout)
         if limit.is_expired():
             self.expired += 1
@@ -115,12 +125,15 @@ class Dispatcher:
         context.answered_by(self._detach, self._forward)
         ambient.set(context)
         self.in_flight += 1
+        return limit
+
+    async def _wait(self, decision: Admit | Ticket | Refuse, limit: Deadline) -> None:
+        """Until it is the call's turn."""
         try:
-            await self._door.enter(limit)
+            await self._door.wait(decision, limit)
         except BaseException:
             self._leave()
             raise
-        return limit
 
     def _detach(self, context: Context, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         inherited = contextvars.copy_context()
@@ -147,9 +160,14 @@ class Dispatcher:
     def _failure(self, error: Exception, method: Method[Any, Any], limit: Deadline) -> ServiceError:
         if isinstance(error, ServiceError):
             return error
-        if isinstance(error, TimeoutError) and limit.is_expired():
+        if _is_late(error, limit):
             return ServiceError(Code.DEADLINE_EXCEEDED, f"{method.path} took longer than the deadline allows")
         return internal(error)
+
+
+def _is_late(error: Exception, limit: Deadline) -> bool:
+    """Whether it is our own time limit that ended the handler."""
+    return isinstance(error, TimeoutError) and limit.is_expired()
 
 
 def internal(error: Exception) -> ServiceError:

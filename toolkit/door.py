@@ -22,15 +22,20 @@ class Door:
 
     async def enter(self, deadline: Deadline | None) -> None:
         """Return when it is the call's turn. Raises ServiceError when there is none to be had."""
-        decision = self.admission.enter(None if deadline is None else deadline.remaining())
+        decision = self.enter_nowait(deadline)
         if decision is not ADMIT:
-            await self._wait(decision, deadline)
+            await self.wait(decision, deadline)
 
-    def leave(self, seconds: float | None) -> None:
-        """The call is over; `seconds` are what it took, None where it was cut short."""
-        _wake(self.admission.release(seconds))
+    def enter_nowait(self, deadline: Deadline | None) -> Admit | Ticket | Refuse:
+        """`enter` in two steps, for the path of every call: what is not ADMIT must be waited for."""
+        return self.admission.enter(None if deadline is None else deadline.remaining())
 
-    async def _wait(self, decision: Admit | Ticket | Refuse, deadline: Deadline | None) -> None:
+    def leave(self, seconds: float | None, *, is_late: bool = False) -> None:
+        """The call is over; `seconds` are what it took, None where it was cut short; `is_late`: by its deadline."""
+        _wake(self.admission.release(seconds, is_late=is_late))
+
+    async def wait(self, decision: Admit | Ticket | Refuse, deadline: Deadline | None) -> None:
+        """The second step of `enter_nowait`."""
         if isinstance(decision, Ticket):
             decision.waiter = asyncio.get_running_loop().create_future()
             try:
