@@ -72,8 +72,9 @@ async def find_method(channel: grpc.aio.Channel, wanted: str, target: str) -> Me
             f"what answers at {target} serves no reflection; `toolkit up` does, a replica with --reflection"
         )
     every = {f"{s.full_name}/{m.name}": m for s in services for m in s.methods}
+    dotted = {name.replace("/", "."): name for name in every}
     key = wanted.lstrip("/").replace("/", ".")
-    matches = [name for name in every if f".{name.replace('/', '.')}".endswith(f".{key}")]
+    matches = [dotted[key]] if key in dotted else [dotted[name] for name in dotted if name.endswith(f".{key}")]
     if len(matches) != 1:
         what = "several methods match" if matches else "no method is called"
         raise ToolkitError(f"{what} {wanted!r}; there are: {', '.join(matches or every)}")
@@ -97,13 +98,13 @@ def save_arrays(reply: Any, folder: ArrayFolder, prefix: Path = ()) -> dict[Path
 def _items(method: MethodDescriptor, payload: str) -> list[Any]:
     try:
         value = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ToolkitError(f"the payload is not JSON: {error}") from None
-    if method.client_streaming:
-        return value if isinstance(value, list) else [value]
-    if not isinstance(value, dict) and method.input_type.full_name != TENSOR:
-        raise ToolkitError(f"{method.name} takes one JSON object, a {method.input_type.name}")
-    return [value]
+    items = value if method.client_streaming and isinstance(value, list) else [value]
+    if method.input_type.full_name != TENSOR and not all(isinstance(item, dict) for item in items):
+        what = "a JSON array of objects, each" if method.client_streaming else "one JSON object,"
+        raise ToolkitError(f"{method.name} takes {what} a {method.input_type.name}")
+    return items
 
 
 async def _reach(transport: GrpcTransport) -> None:

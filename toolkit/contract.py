@@ -23,6 +23,7 @@ SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 SILENT: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNKNOWN})
 """How a server answers that it has no such service to ask."""
+Files = dict[str, descriptor_pb2.FileDescriptorProto]
 DENIED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 ASK_AGAIN: Final = 1.0
 """Seconds until one that did not let us in is asked again: a token or a certificate may have been renewed."""
@@ -93,19 +94,26 @@ async def served(channel: grpc.aio.Channel) -> frozenset[str]:
 
 async def fetch_service(channel: grpc.aio.Channel, name: str) -> ServiceDescriptor | None:
     """A service's descriptor as the other side has it, in a pool of its own; None where it serves no reflection."""
-    answer = await _reflect(channel, reflection_pb2.ServerReflectionRequest(file_containing_symbol=name))
-    if answer is None or not answer.HasField("file_descriptor_response"):
-        return None
+    files = await _files(channel, reflection_pb2.ServerReflectionRequest(file_containing_symbol=name))
+    wanted = _imports(files)
+    while wanted:  # a server may leave out what a file imports
+        path = min(wanted)
+        files |= await _files(channel, reflection_pb2.ServerReflectionRequest(file_by_filename=path))
+        wanted = _imports(files) if path in files else set()
     pool = descriptor_pool.DescriptorPool()
-    for data in _dependencies_first(answer.file_descriptor_response.file_descriptor_proto):
-        pool.AddSerializedFile(data)
-    return pool.FindServiceByName(name)
+    try:
+        for file in _dependencies_first(files):
+            pool.Add(file)
+        return pool.FindServiceByName(name)
+    except (KeyError, TypeError):
+        return None  # it does not tell enough
 
 
 def differences(ours: ServiceDescriptor, theirs: ServiceDescriptor) -> Iterator[str]:
     """What would make calls from our side to theirs fail or be misread. Methods and fields that only they have, and
     fields that only we have, are no difference: protobuf is made for that.
     """
+    seen: set[tuple[str, str]] = set()
     for method in ours.methods:
         other = theirs.methods_by_name.get(method.name)
         if other is None:
@@ -113,7 +121,6 @@ def differences(ours: ServiceDescriptor, theirs: ServiceDescriptor) -> Iterator[
             continue
         if (method.client_streaming, method.server_streaming) != (other.client_streaming, other.server_streaming):
             yield f"method {method.name} is {_shape(method)} here and {_shape(other)} there"
-        seen: set[tuple[str, str]] = set()
         yield from _message_differences(method.input_type, other.input_type, seen)
         yield from _message_differences(method.output_type, other.output_type, seen)
 
@@ -166,17 +173,31 @@ async def _reflect(channel: grpc.aio.Channel, request: Any) -> Any:
     return None
 
 
-def _dependencies_first(files: Iterable[bytes]) -> list[bytes]:
-    parsed = {proto.name: proto for proto in map(descriptor_pb2.FileDescriptorProto.FromString, files)}
-    ordered: dict[str, bytes] = {}
+async def _files(channel: grpc.aio.Channel, request: Any) -> Files:
+    """The files in an answer; none where there is no such answer."""
+    answer = await _reflect(channel, request)
+    if answer is None or not answer.HasField("file_descriptor_response"):
+        return {}
+    parsed = map(descriptor_pb2.FileDescriptorProto.FromString, answer.file_descriptor_response.file_descriptor_proto)
+    return {proto.name: proto for proto in parsed}
+
+
+def _imports(files: Files) -> set[str]:
+    """What these files import and is not among them."""
+    return {name for proto in files.values() for name in proto.dependency} - set(files)
+
+
+def _dependencies_first(files: Files) -> list[descriptor_pb2.FileDescriptorProto]:
+    left = dict(files)
+    ordered: list[descriptor_pb2.FileDescriptorProto] = []
 
     def add(name: str) -> None:
-        proto = parsed.pop(name, None)
+        proto = left.pop(name, None)
         if proto is not None:
             for dependency in proto.dependency:
                 add(dependency)
-            ordered[name] = proto.SerializeToString()
+            ordered.append(proto)
 
-    for name in list(parsed):
+    for name in files:
         add(name)
-    return list(ordered.values())
+    return ordered
