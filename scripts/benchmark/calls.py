@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc.aio
 
 from scripts.benchmark import bare
-from scripts.benchmark.case import Case, Outcome, Work, micros, time_in_turns
+from scripts.benchmark.case import Case, Outcome, Work, micros, ratio, time_in_turns
 from scripts.benchmark.processes import ours, theirs
 from services.echo.service import Echo
 from services.echo.v1.echo_toolkit import EchoClient, Line
@@ -33,9 +33,9 @@ def our_ping(echo: EchoClient) -> Work:
 async def call_grpc() -> Outcome:
     """A unary call through a handle over gRPC: its median ÷ that of a bare grpc.aio stub."""
     async with ours() as echo, theirs() as channel:
-        mine, other = await time_in_turns(our_ping(echo), bare_ping(channel), rounds=20, calls=100)
+        mine, other = await time_in_turns(our_ping(echo), bare_ping(channel), rounds=60, calls=50)
     measured = {"ours_us": micros(mine), "bare_us": micros(other)}
-    return Outcome("call-grpc", micros(mine) / micros(other), "<=", 1.15, measured)
+    return Outcome("call-grpc", ratio(mine, other), "<=", 1.15, measured)
 
 
 async def throughput_grpc() -> Outcome:
@@ -44,7 +44,7 @@ async def throughput_grpc() -> Outcome:
         mine, other = await time_in_turns(_burst(our_ping(echo)), _burst(bare_ping(channel)), rounds=10, calls=1)
     ours_rate, bare_rate = 1e6 / micros(mine) * _BURST, 1e6 / micros(other) * _BURST
     measured = {"ours_per_s": ours_rate, "bare_per_s": bare_rate}
-    return Outcome("throughput-grpc", ours_rate / bare_rate, ">=", 0.85, measured)
+    return Outcome("throughput-grpc", ratio(other, mine), ">=", 0.85, measured)
 
 
 async def call_local() -> Outcome:
@@ -53,7 +53,7 @@ async def call_local() -> Outcome:
     async with theirs() as channel:
         mine, other = await time_in_turns(our_ping(local), bare_ping(channel), rounds=10, calls=200)
     measured = {"ours_us": micros(mine), "bare_us": micros(other)}
-    return Outcome("call-local", micros(other) / micros(mine), ">=", 25, measured)
+    return Outcome("call-local", ratio(other, mine), ">=", 25, measured)
 
 
 _BURST: Final = 1600

@@ -47,14 +47,19 @@ Work = Callable[[], Awaitable[Any]]
 
 
 async def time_in_turns(first: Work, second: Work, *, rounds: int, calls: int) -> tuple[list[float], list[float]]:
-    """Seconds of each call: `calls` of one, then `calls` of the other, `rounds` times, so that both see the same noise."""
-    timings: tuple[list[float], list[float]] = ([], [])
+    """Median seconds of a call in each round: `calls` of one, then `calls` of the other, so that both see the same noise."""
+    medians: tuple[list[float], list[float]] = ([], [])
     for each in (first, second):
         await timed(each, calls)  # warm up
     for _ in range(rounds):
-        for work, found in zip((first, second), timings, strict=True):
-            found += await timed(work, calls)
-    return timings
+        for work, found in zip((first, second), medians, strict=True):
+            found.append(statistics.median(await timed(work, calls)))
+    return medians
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    """The median of the rounds' ratios: what disturbs a whole round disturbs both sides of it."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 async def timed(work: Work, calls: int) -> list[float]:
