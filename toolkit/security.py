@@ -33,6 +33,7 @@ LEAVE_AFTER: Final = 3600.0
 CLOSED_AT_ONCE: Final = 3
 """Connections that end at once before we believe that it is no accident."""
 ASK_AGAIN: Final = 0.1
+UNREAD_BYTES: Final = 256 << 10
 PLAIN: Final = Outgoing()
 Options = Sequence[tuple[str, Any]]
 
@@ -100,11 +101,21 @@ def _watch_tokens(path: str) -> Watched[tuple[bytes, ...]]:
         raise StartError(str(error)) from None
 
 
+def is_guarded(incoming: Incoming) -> bool:
+    """Whether not everybody who gets through the handshake may call."""
+    return bool(incoming.token_file) or incoming.callers is not None
+
+
 def guards(incoming: Incoming, health: health_pb2_grpc.HealthServicer) -> tuple[Guard, ...]:
     """The interceptors of a server: none where everybody may call. Raises StartError."""
-    if not incoming.token_file and incoming.callers is None:
-        return ()
-    return (Guard(incoming, health),)
+    return (Guard(incoming, health),) if is_guarded(incoming) else ()
+
+
+def guarded_options(incoming: Incoming) -> tuple[tuple[str, Any], ...]:
+    """How little a server takes of a request that nobody has asked for yet. gRPC by itself lets that grow to megabytes a call; a
+    request that is being read still comes at full speed.
+    """
+    return (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", UNREAD_BYTES)) if is_guarded(incoming) else ()
 
 
 class Guard(grpc.aio.ServerInterceptor):

@@ -24,7 +24,7 @@ from toolkit.errors import Code, ServiceError, StartError
 from toolkit.limits import MessageLimits
 from toolkit.listening import check_free
 from toolkit.method import Contract, Method
-from toolkit.security import guards, server_credentials
+from toolkit.security import guarded_options, guards, server_credentials
 from toolkit.spec import Incoming
 from toolkit.status import CODES, sent_message, trailers
 from toolkit.transport.grpc import too_large
@@ -89,7 +89,8 @@ class Server:
         self._incoming = incoming
         self._health = _Health()
         self._server = grpc.aio.server(
-            interceptors=guards(incoming, self._health), options=_options(limits.largest(contract))
+            interceptors=guards(incoming, self._health),
+            options=[*_options(limits.largest(contract)), *guarded_options(incoming)],
         )
         handlers = {method.name: self._handler(method) for method in contract.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))
