@@ -228,7 +228,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     spec = _spec(sys.argv[1:], os.environ)
     control = Control(spec.control_fd)
-    keep_freed_memory()
+    if keep_freed_memory():
+        log.info("malloc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD set to 1 GiB, so that large messages cause no page faults")
     try:
         service = load_service(spec.service)
         control.described(describe(service))
