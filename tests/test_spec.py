@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.spec import ReplicaSpec
+from toolkit.spec import Incoming, Outgoing, ReplicaSpec, is_exposed
 
 FULL = ReplicaSpec(
     service="services.scoring.service:Scoring",
@@ -21,6 +21,9 @@ FULL = ReplicaSpec(
     start_timeout=5.0,
     drain_timeout=0.5,
     reflection=True,
+    incoming=Incoming(cert="c", key="k", caller_ca="a", callers=("spiffe://g/b",), token_file="t"),
+    outgoing={"gpt2": Outgoing(tls=True, ca="a", server_name="gpt2.g", cert="c", key="k", token_file="t")},
+    insecure=True,
     control_fd=7,
 )
 
@@ -52,6 +55,11 @@ def test_other_variables_are_not_read() -> None:
         ("TOOLKIT_ADDRESSES", '{"a": [1]}'),
         ("TOOLKIT_BIND", '{"a": 1}'),
         ("TOOLKIT_REFLECTION", "1"),
+        ("TOOLKIT_INCOMING", "[]"),
+        ("TOOLKIT_INCOMING", '{"cert": 1}'),
+        ("TOOLKIT_INCOMING", '{"callers": "all"}'),
+        ("TOOLKIT_INCOMING", '{"token": "secret"}'),
+        ("TOOLKIT_OUTGOING", '{"gpt2": {"tls": 1}}'),
         ("TOOLKIT_ARGS", "[" * 100_000),
     ],
 )
@@ -63,3 +71,17 @@ def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> No
 def test_a_missing_service_is_named() -> None:
     with pytest.raises(ValueError, match="TOOLKIT_SERVICE"):
         ReplicaSpec.from_environ({})
+
+
+@pytest.mark.parametrize(
+    "address", ["unix:/tmp/a.sock", "127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "localhost:1", "dns:///[::1]:1"]
+)
+def test_the_loopback_and_sockets_are_this_machines_own(address: str) -> None:
+    assert not is_exposed(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:0", "[::]:1", "10.0.0.1:1", ":1", "host:1", "unix-abstract:a", "dns:///host:1"]
+)
+def test_everything_else_is_open_to_a_network(address: str) -> None:
+    assert is_exposed(address)
