@@ -1,7 +1,7 @@
 """Large messages without page faults: glibc is told to keep freed memory instead of handing it back for each message.
 
 What the largest messages took stays with the process: after ten echoes of 64 MiB a server of bare bytes held 400 MiB where
-it would have held 112, and a 16 MiB echo takes a quarter of the time.
+it would have held 112.
 """
 
 from __future__ import annotations
