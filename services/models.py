@@ -69,7 +69,7 @@ def model_folder(model: str) -> Path:
     if folder.is_dir():
         return _checked(folder, model)
     if folder.is_absolute() or model.startswith((".", "~")):
-        raise StartError(f"model {model!r}: there is no such folder")
+        raise StartError(f"model {model!r}: there is no such folder; name another, or {_offline_names()}")
     return _checked(_hub_folder(model), model)
 
 
