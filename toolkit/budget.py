@@ -40,6 +40,8 @@ TENSOR: Final = 1024
 """A tensor: its views and its shape."""
 NESTED: Final = 192
 """For a message that can hold tensors: its place, remembered until it is sliced."""
+WIDEST: Final = 7
+"""For a byte of a string that has a character of four."""
 _GC: Final = 16
 """Bytes before each object that Python's collector knows."""
 
@@ -69,10 +71,11 @@ _tables: dict[str, Table] = {}
 class Budget:
     """What one message may still take."""
 
-    __slots__ = ("_left", "_size", "_tensors")
+    __slots__ = ("_size", "_tensors", "left")
 
     def __init__(self, size: int) -> None:
-        self._size = self._left = max(size, SMALLEST)
+        self._size = self.left = max(size, SMALLEST)
+        """Bytes."""
         self._tensors = MAX_TENSORS
 
     def charge(self, table: Table, buffer: bytes, start: int, end: int, depth: int = 0) -> None:
@@ -83,16 +86,16 @@ class Budget:
             raise DecodeError(f"messages nested deeper than {MAX_DEPTH}")
         for number, wire_type, _, body, stop in scan(buffer, start, end, depth):
             cost = table.get(number << 3 | wire_type) or (_GROUP if wire_type == GROUP else _UNKNOWN)
-            self._left -= cost.each + cost.per_byte * (stop - body)
-            if self._left < 0:
+            self.left -= cost.each + cost.per_byte * (stop - body)
+            if cost.is_text:
+                self.left -= _text_growth(buffer, body, stop)
+            if self.left < 0:
                 raise self._exceeded()
             if cost.fields is not None:
                 self._tensors -= cost.tensors
                 if self._tensors < 0:
                     raise DecodeError(f"more than {MAX_TENSORS} tensors in one message")
                 self.charge(cost.fields, buffer, body, stop, depth + 1)
-            elif cost.is_text:
-                self._left -= _text_growth(buffer, body, stop)
 
     def _exceeded(self) -> DecodeError:
         return DecodeError(
@@ -116,7 +119,7 @@ def steepest(descriptor: Descriptor) -> int:
     seen: dict[int, Table] = {}
     _reach(table_of(descriptor), seen)
     costs = [_UNKNOWN, *(cost for table in seen.values() for cost in table.values())]
-    return max(cost.each // 2 + cost.per_byte + 3 * cost.is_text for cost in costs)
+    return max(cost.each // 2 + cost.per_byte + WIDEST * cost.is_text for cost in costs)
 
 
 def _reach(table: Table, seen: dict[int, Table]) -> None:
@@ -166,8 +169,10 @@ def _size(cls: type[Any] | None) -> int:
 
 
 def _text_growth(buffer: bytes, start: int, end: int) -> int:
-    """How much longer a string is in Python than in UTF-8 at most: its widest character sets the width of all."""
+    """How much more than its bytes a string takes at most: its widest character sets the width of all, and Python holds
+    the narrow string while it makes the wide one.
+    """
     if end - start <= 4096 and buffer[start:end].isascii():
         return 0
-    highest = int(np.frombuffer(buffer, np.uint8, end - start, start).max())
-    return (end - start) * (0 if highest < 0xC4 else 1 if highest < 0xF0 else 3)
+    highest = int(np.frombuffer(buffer, np.uint8, end - start, start).max(initial=0))
+    return (end - start) * (0 if highest < 0xC4 else 5 if highest < 0xF0 else WIDEST)
