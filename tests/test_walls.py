@@ -41,7 +41,7 @@ policy.admission policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
 limits listening
-credentials errors deadline handshake method spec wire message control memory tasks
+credentials ending errors deadline handshake method spec wire message control memory tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""
 

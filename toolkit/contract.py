@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescr
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from toolkit.ending import Ending
 from toolkit.errors import StartError
 from toolkit.handshake import explain
 
@@ -162,14 +163,15 @@ async def _reflect(channel: grpc.aio.Channel, request: Any) -> Any:
     async def once() -> AsyncIterator[Any]:
         yield request
 
+    call = stub.ServerReflectionInfo(once())
+    ending = Ending(call)
     try:
-        async for answer in stub.ServerReflectionInfo(once()):
+        async for answer in call:
             return answer
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.INTERNAL:
-            await _list(channel)  # grpc.aio may lose why a stream was refused; a call of one message tells it
-        if error.code() not in SILENT:
-            raise
+        failure = await ending.of(error)
+        if failure is not None and failure.code() not in SILENT:
+            raise failure from None
     return None
 
 

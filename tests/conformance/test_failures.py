@@ -239,3 +239,38 @@ async def test_an_error_keeps_its_code_and_gathers_its_path(serve: Serve) -> Non
                 await front.say(Note(), timeout=10)
     assert (caught.value.code, caught.value.message) == (Code.RESOURCE_EXHAUSTED, "full")
     assert caught.value.path == ("echo", "echo")
+
+
+async def many() -> AsyncIterator[Note]:
+    for _ in range(50):
+        yield Note(text="x" * 100)
+
+
+@pytest.mark.parametrize("turn", range(5))
+async def test_an_error_while_the_caller_still_sends_arrives_as_it_was_raised(serve: Serve, turn: int) -> None:
+    class Refuses(EchoBase):
+        async def join(self, requests: AsyncIterator[Note], context: Context) -> Note:
+            raise ServiceError(Code.NOT_FOUND, "gone")
+
+        async def chat(self, requests: AsyncIterator[Note], context: Context) -> AsyncIterator[Note]:
+            raise ServiceError(Code.NOT_FOUND, "gone")
+            yield Note()
+
+    async with serve(Refuses()) as echo:
+        with pytest.raises(ServiceError, match="NOT_FOUND: gone"):
+            await echo.join(many(), timeout=10)
+        with pytest.raises(ServiceError, match="NOT_FOUND: gone"):
+            await anext(echo.chat(many(), timeout=10))
+
+
+async def test_a_service_need_not_read_all_that_its_caller_sends(serve: Serve) -> None:
+    class Hasty(EchoBase):
+        async def join(self, requests: AsyncIterator[Note], context: Context) -> Note:
+            return await anext(requests)
+
+        async def chat(self, requests: AsyncIterator[Note], context: Context) -> AsyncIterator[Note]:
+            yield await anext(requests)
+
+    async with serve(Hasty()) as echo:
+        assert (await echo.join(many(), timeout=10)).text == "x" * 100
+        assert len([note async for note in echo.chat(many(), timeout=10)]) == 1

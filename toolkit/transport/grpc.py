@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from toolkit import codec
+from toolkit.ending import Ending
 from toolkit.errors import Code, ServiceError
 from toolkit.limits import MessageLimits
 from toolkit.method import Contract, Method
@@ -63,12 +64,13 @@ class GrpcTransport:
     ) -> Reply:
         send, limit = self._callable(method)
         ongoing = send(timeout=_timeout(call), metadata=call.metadata or None)
+        ending = Ending(ongoing)
         feed = Feed(requests, lambda request: _encode(request, limit))
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
             reply = await ongoing
         except grpc.aio.AioRpcError as error:
-            raise from_status(error, self.addresses) from None
+            raise from_status(await ending.of(error) or error, self.addresses) from None
         except asyncio.CancelledError:
             feed.raise_failure()
             raise
@@ -95,13 +97,16 @@ class GrpcTransport:
     ) -> AsyncIterator[Reply]:
         send, limit = self._callable(method)
         ongoing = send(timeout=_timeout(call), metadata=call.metadata or None)
+        ending = Ending(ongoing)
         feed = Feed(requests, lambda request: _encode(request, limit))
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
             async for reply in ongoing:
                 yield _decode(method.reply, reply, limit)
         except grpc.aio.AioRpcError as error:
-            raise from_status(error, self.addresses) from None
+            said = await ending.of(error)
+            if said is not None:
+                raise from_status(said, self.addresses) from None
         except asyncio.CancelledError:
             feed.raise_failure()
             raise
