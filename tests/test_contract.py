@@ -265,6 +265,12 @@ async def test_a_server_that_answers_nothing_of_the_kind_passes() -> None:
         assert await fetch_service(channel, ECHO) is None
 
 
+async def test_a_server_without_reflection_passes_however_often_it_is_asked() -> None:
+    async with ours(Echo(), reflect=False) as (channel, _):
+        for _ in range(100):
+            await check(channel)
+
+
 def pools() -> Iterator[tuple[descriptor_pool.DescriptorPool, bool]]:
     yield descriptor_pool.Default(), True
     yield variant(change_field("Line.text", type=12)), False
