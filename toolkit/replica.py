@@ -229,7 +229,9 @@ def main() -> None:
     spec = _spec(sys.argv[1:], os.environ)
     control = Control(spec.control_fd)
     if keep_freed_memory():
-        log.info("malloc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD set to 1 GiB, so that large messages cause no page faults")
+        log.info(
+            "malloc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD set to 1 GiB, so that large messages cause no page faults"
+        )
     try:
         service = load_service(spec.service)
         control.described(describe(service))
