@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,6 +251,34 @@ def test_a_message_that_is_nested_without_end_is_refused() -> None:
     for message in (note, tree):
         with pytest.raises(codec.EncodeError, match="nested too deeply"):
             codec.encode(message)
+
+
+@pytest.mark.parametrize("name", ["note", "tree"])
+def test_a_message_is_written_as_deep_as_others_read_it(name: str) -> None:
+    tree = golden("recursive").Tree
+    for depth in (100, 101):
+        message: Any = Note() if name == "note" else tree()
+        for _ in range(depth):
+            message = Note(about=message) if name == "note" else tree(children=[message])
+        if depth == 100:
+            assert codec.decode(type(message), codec.encode(message)) == message
+        else:
+            with pytest.raises(codec.EncodeError, match="nested too deeply; 100 levels"):
+                codec.encode(message)
+
+
+def test_a_wrong_value_is_found_at_once_however_deep_it_is() -> None:
+    """Each level once looked twice for what is wrong below it."""
+    note = Note(text=3)  # type: ignore[arg-type]  # the mistake under test
+    for _ in range(60):
+        note = Note(about=note)
+    with pytest.raises(codec.EncodeError, match=r"Note\.about: Note\.text: int 3 does not fit"):
+        codec.encode(note)
+
+
+def test_what_protobuf_cannot_write_is_an_error_of_ours() -> None:
+    with pytest.raises(codec.EncodeError, match="UninterpretedOption"):
+        codec.encode(descriptor_pb2.UninterpretedOption(name=[descriptor_pb2.UninterpretedOption.NamePart()]))
 
 
 # What is read

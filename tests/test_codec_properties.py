@@ -7,7 +7,6 @@ that makes it large, so that it is sliced.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import struct
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.reference import canonical, check_same, read, theirs
+from tests.reference import FILLER, check_agreement, read, theirs
 from toolkit import codec
 from toolkit.budget import SMALLEST, Budget, table_of
 from toolkit.tensor import DType, Tensor
@@ -35,8 +34,6 @@ TYPES = [
     *("enums.v1.enums:Levels", "imports.v1.imports:Everything", "nested.v1.nested:Outer"),
 ]
 OWN = {"Tensor": Tensor, "Struct": struct_pb2.Struct, "Any": any_pb2.Any}
-FILLER_NUMBER = 99_999
-FILLER = varint(FILLER_NUMBER << 3 | LENGTH) + varint(codec.VIEW_FROM) + bytes(codec.VIEW_FROM)
 DEEPEST = 3
 INTEGERS = st.sampled_from([0, 1, 2, 7, 127, 128, 300, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1]) | st.integers(
     0, (1 << 64) - 1
@@ -173,23 +170,6 @@ def test_bytes_mean_what_they_mean_to_protobuf(name: str) -> None:
             Budget(SMALLEST).charge(table_of(descriptor), data, 0, len(data))
 
     check()
-
-
-def check_agreement(cls: Any, data: bytes) -> None:
-    expected = read(cls, data)
-    try:
-        found = codec.decode(cls, data)
-    except codec.DecodeError:
-        assert expected is None
-        return
-    assert expected is not None
-    check_same(found, expected)
-    again = codec.encode(found)
-    assert canonical(theirs(cls).FromString(again)) == canonical(expected)
-    assert codec.decode(cls, again) == found or "nan" in repr(found)  # which equals nothing
-    if dataclasses.is_dataclass(found):
-        fresh = cls(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
-        check_same(fresh, theirs(cls).FromString(codec.encode(fresh)))
 
 
 @pytest.mark.parametrize("name", TYPES)

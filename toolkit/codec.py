@@ -177,7 +177,11 @@ class _MessagePlan:
         for start, end in ranges:
             for number, wire_type, tag, body, stop in scan(buffer, start, end, depth):
                 member = self._members.get((number, wire_type)) if self._members else None
-                if member is not None and not member.names(buffer[body:stop]):
+                if (
+                    member is not None
+                    and member.numbers is not None
+                    and _number(buffer[body:stop]) not in member.numbers
+                ):
                     member = None
                 for rival in () if member is None else member.rivals:
                     if rival in found:
@@ -690,9 +694,6 @@ class _Member:
     """The members that it displaces when it comes later."""
     numbers: frozenset[int] | None
     """Of a closed enum: those that it names. Others are unknown fields."""
-
-    def names(self, content: bytes) -> bool:
-        return self.numbers is None or _number(content) in self.numbers
 
 
 def _members(descriptor: Descriptor, gathered: Iterable[int]) -> dict[tuple[int, int], _Member]:
