@@ -19,6 +19,7 @@ from toolkit.method import Method
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
 from toolkit.tasks import time_limit
+from toolkit.transport.base import CallerFailedError
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
@@ -66,6 +67,10 @@ class Dispatcher:
         except Exception as error:
             is_late = _is_late(error, limit)
             raise self._failure(error, method, limit) from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled(error):
+                raise
+            raise internal(error) from error
         finally:
             self._door.leave(seconds, is_late=is_late)
             self._leave()
@@ -93,6 +98,10 @@ class Dispatcher:
         except Exception as error:
             is_late = _is_late(error, limit)
             raise self._failure(error, method, limit) from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled(error):
+                raise
+            raise internal(error) from error
         finally:
             try:
                 if hasattr(replies, "aclose"):
@@ -170,7 +179,15 @@ def _is_late(error: Exception, limit: Deadline) -> bool:
     return isinstance(error, TimeoutError) and limit.is_expired()
 
 
-def internal(error: Exception) -> ServiceError:
+def _is_cancelled(error: asyncio.CancelledError) -> bool:
+    """Whether somebody cancelled the call. A handler may also await what others have cancelled: that is its own failure, and
+    a server that takes it for the end of the call would leave the caller waiting.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, CallerFailedError) or task is None or bool(task.cancelling())
+
+
+def internal(error: BaseException) -> ServiceError:
     """What a caller learns of an unknown exception: an id. The log has the rest."""
     ident = secrets.token_hex(4)
     log.error("internal error %s", ident, exc_info=error)

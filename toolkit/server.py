@@ -27,6 +27,7 @@ from toolkit.method import Contract, Method
 from toolkit.security import guarded_options, guards, server_credentials
 from toolkit.spec import Incoming
 from toolkit.status import CODES, sent_message, trailers
+from toolkit.tasks import wait_closed
 from toolkit.transport.grpc import too_large
 
 log = logging.getLogger("toolkit")
@@ -64,17 +65,18 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health h
         return HEALTH.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - gRPC's name
-        task = asyncio.current_task()
-        assert task is not None  # gRPC runs each call in one
-        self.watching.add(task)
+        """A handler that is cancelled does not end its call, one that returns does."""
+        watch = asyncio.create_task(super().Watch(request, context))
+        self.watching.add(watch)
         try:
-            await super().Watch(request, context)
+            await asyncio.wait([watch])
         finally:
-            self.watching.discard(task)
+            self.watching.discard(watch)
+            await wait_closed(watch)
 
     def end_watches(self) -> None:
-        for task in self.watching:
-            task.cancel()
+        for watch in self.watching:
+            watch.cancel()
 
 
 class Server:

@@ -274,3 +274,27 @@ async def test_a_service_need_not_read_all_that_its_caller_sends(serve: Serve) -
     async with serve(Hasty()) as echo:
         assert (await echo.join(many(), timeout=10)).text == "x" * 100
         assert len([note async for note in echo.chat(many(), timeout=10)]) == 1
+
+
+async def test_a_handler_that_awaits_what_was_cancelled_fails_and_its_caller_hears_so(serve: Serve) -> None:
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+    class Careless(EchoBase):
+        async def say(self, request: Note, context: Context) -> Note:
+            await cancelled()
+            return request
+
+        async def repeat(self, request: Note, context: Context) -> AsyncIterator[Note]:
+            yield request
+            await cancelled()
+
+    async with serve(Careless()) as echo:
+        with pytest.raises(ServiceError, match="INTERNAL"):
+            await echo.say(Note())
+        replies = echo.repeat(Note())
+        await anext(replies)
+        with pytest.raises(ServiceError, match="INTERNAL"):
+            await anext(replies)

@@ -45,6 +45,10 @@ class Transport(Protocol):
         ...
 
 
+class CallerFailedError(asyncio.CancelledError):
+    """The call is cancelled because its caller's own stream has failed."""
+
+
 class Feed:
     """A caller's request stream on its way to a handler.
 
@@ -66,7 +70,7 @@ class Feed:
             raise
         except Exception as error:
             self._failure = error
-            raise asyncio.CancelledError from error
+            raise CallerFailedError from error
 
     def raise_failure(self) -> None:
         """Raise what went wrong in the stream, if anything did."""

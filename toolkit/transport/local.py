@@ -47,7 +47,7 @@ class LocalTransport:
         try:
             reply: Reply = await self._start(self._reply(method, feed, call))
             return reply
-        except asyncio.CancelledError:
+        except (ServiceError, asyncio.CancelledError):
             feed.raise_failure()
             raise
         finally:
@@ -64,7 +64,7 @@ class LocalTransport:
             async with aclosing(self._stream(method, feed, call)) as replies:
                 async for reply in replies:
                     yield reply
-        except asyncio.CancelledError:
+        except (ServiceError, asyncio.CancelledError):
             feed.raise_failure()
             raise
         finally:
