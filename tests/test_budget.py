@@ -17,7 +17,7 @@ from services.echo.v1.echo_toolkit import Image, Note
 from tests.attacks.messages import content, entry, groups, key, number, tensor
 from tests.reference import theirs
 from toolkit import codec
-from toolkit.budget import FIELD, MAX_TENSORS, SMALLEST, Budget, steepest, table_of
+from toolkit.budget import FIELD, MAX_TENSORS, SMALLEST, Budget, growth, table_of
 from toolkit.tensor import Tensor
 from toolkit.wire import DecodeError, varint
 
@@ -65,7 +65,7 @@ FLOODS: list[tuple[str, str, Callable[[int], bytes]]] = [
     ("Repeats", "unknown numbers of an enum", lambda n: content(16, b"".join(varint(k + 20_000) for k in range(n)))),
     ("Expanded", "numbers, a field each", lambda n: number(103, 1 << 40) * n),
     ("Expanded", "unknown numbers of an enum, a field each", lambda n: number(120, 9999) * n),
-    ("Maps", "entries", lambda n: b"".join(content(1, number(1, k << 20) + number(2, k << 40)) for k in range(n))),
+    ("Maps", "entries", lambda n: b"".join(content(1, number(1, 40_503 * k + 70_000) + number(2, k << 40)) for k in range(n))),
     ("Maps", "entries of strings", lambda n: b"".join(entry(12, f"key {k}".encode(), key(2, 1) + bytes(8)) for k in range(n))),
     ("Scalars", "unknown fields", lambda n: number(99, 1 << 40) * n),
     ("Scalars", "groups", lambda n: groups(99, 1) * n),
@@ -116,7 +116,7 @@ def test_no_byte_costs_more_than_the_steepest(name: str, what: str, flood: Calla
     """So a message with fewer bytes than the budget has of these needs no look."""
     cls = kinds(name)
     data = _most(cls, flood)
-    assert len(data) * steepest(theirs(cls).DESCRIPTOR) > SMALLEST * 15 // 16
+    assert len(data) * growth(theirs(cls).DESCRIPTOR).steepest > SMALLEST * 15 // 16
 
 
 def test_a_large_limit_is_a_large_budget() -> None:
@@ -154,3 +154,44 @@ def test_the_walk_ends_where_the_budget_does() -> None:
 def test_a_tensor_by_itself_has_a_budget() -> None:
     with pytest.raises(DecodeError, match="too many small parts"):
         codec.decode(Tensor, content(2, b"\1" * SMALLEST), 1)
+
+
+SPREAD: dict[str, Callable[[int], int]] = {
+    "in a row": lambda n: n,
+    "negative": lambda n: -n & (1 << 64) - 1,
+    "in steps of a million": lambda n: 1_000_000 * n,
+    "in the upper half": lambda n: n << 32,
+    "snowflakes": lambda n: (1_700_000_000_000 + 7 * n) << 22 | n % 3 << 12 | n % 5,
+}
+
+
+@pytest.mark.parametrize("keys", SPREAD.values(), ids=SPREAD)
+def test_a_large_map_of_integers_is_read(keys: Callable[[int], int]) -> None:
+    data = b"".join(content(2, number(1, keys(n))) for n in range(50_000))
+    assert len(codec.decode(kinds("Maps"), data).by_int64) == 50_000
+
+
+COLLIDING: dict[str, Callable[[int], bytes]] = {
+    "int32": lambda n: content(1, number(1, n << 14)),
+    "int64": lambda n: content(2, number(1, n << 32 | n)),
+    "uint64": lambda n: content(4, number(1, n << 32 | n)),
+    "sint64": lambda n: content(6, number(1, 2 * (n << 32 | n))),
+    "fixed64": lambda n: content(8, key(1, 1) + (n << 32 | n).to_bytes(8, "little")),
+    "sfixed32": lambda n: content(9, key(1, 5) + (n << 14).to_bytes(4, "little")),
+}
+
+
+@pytest.mark.parametrize("entry", COLLIDING.values(), ids=COLLIDING)
+def test_keys_that_collide_are_refused(entry: Callable[[int], bytes]) -> None:
+    codec.decode(kinds("Maps"), b"".join(map(entry, range(5000))))
+    with pytest.raises(DecodeError, match="collide"):
+        codec.decode(kinds("Maps"), b"".join(map(entry, range(20_000))))
+
+
+def test_keys_that_collide_are_found_in_the_parts_of_a_message() -> None:
+    """What protobuf merges is one map; what are maps of their own is not."""
+    parts = [b"".join(COLLIDING["int64"](n) for n in range(start, start + 100)) for start in range(0, 20_000, 100)]
+    with pytest.raises(DecodeError, match="collide"):
+        codec.decode(kinds("Node"), b"".join(content(19, part) for part in parts))
+    apart = b"".join(entry(28, b"%d" % number, content(2, part)) for number, part in enumerate(parts))
+    assert len(codec.decode(kinds("Maps"), apart).maps) == len(parts)

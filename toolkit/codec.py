@@ -24,7 +24,7 @@ from google.protobuf.message import EncodeError as ProtobufEncodeError
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from toolkit.budget import MAX_TENSORS, Budget, steepest, table_of
+from toolkit.budget import MAX_TENSORS, Budget, growth, table_of
 from toolkit.limits import DEFAULT
 from toolkit.message import Enum, Message, class_of
 from toolkit.tensor import ALIGNMENT, DType, Tensor
@@ -68,7 +68,7 @@ def decode(cls: type[M], data: bytes, limit: int = DEFAULT) -> M:
     """
     plan = _plan(cls)
     try:
-        if len(data) >= VIEW_FROM and (plan.slices or len(data) * plan.steepest > limit):
+        if len(data) >= VIEW_FROM and (plan.slices or plan.growth.may_exceed(limit, len(data))):
             Budget(limit).charge(plan.table, data, 0, len(data))
         return cast("M", plan.decode(data))
     except (ProtobufDecodeError, UnicodeDecodeError) as error:
@@ -107,7 +107,7 @@ class _MessagePlan:
     def __init__(self, descriptor: Descriptor, cls: type[Any], renamed: dict[str, str]) -> None:
         self.cls = cls
         self.pb: Any = message_factory.GetMessageClass(descriptor)
-        self.table, self.steepest = table_of(descriptor), steepest(descriptor)
+        self.table, self.growth = table_of(descriptor), growth(descriptor)
         self._name = _display_name(descriptor)
         fields = [(f, _Field(f, renamed.get(f.name, f.name), self._name)) for f in descriptor.fields]
         plain = [plan for f, plan in fields if not _is_gathered(f)]
@@ -235,7 +235,7 @@ class _TensorPlan:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.pb: Any = message_factory.GetMessageClass(descriptor)
-        self.table, self.steepest = table_of(descriptor), steepest(descriptor)
+        self.table, self.growth = table_of(descriptor), growth(descriptor)
         self._usual_head = lru_cache(HEADS)(self._read_head)
 
     slices = True
@@ -296,7 +296,7 @@ class _ForeignPlan:
 
     def __init__(self, cls: type[ProtobufMessage]) -> None:
         descriptor = cast("Descriptor", cls.DESCRIPTOR)
-        self.table, self.steepest = table_of(descriptor), steepest(descriptor)
+        self.table, self.growth = table_of(descriptor), growth(descriptor)
         self.decode = cls.FromString
 
     slices = False

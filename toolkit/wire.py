@@ -44,14 +44,17 @@ def scan(buffer: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[
     position = start
     while position < end:
         key, body = _read_tag(buffer, position, end)
-        if key & 7 == LENGTH and body < end and buffer[body] < 0x80:  # the usual case, without a call
+        wire_type = key & 7
+        if wire_type == LENGTH and body < end and buffer[body] < 0x80:  # the usual cases, without a call
             stop = body + 1 + buffer[body]
             body += 1
+        elif wire_type == 0 and body < end and buffer[body] < 0x80:
+            stop = body + 1
         else:
             body, stop = _find_content(buffer, body, end, key, depth)
         if stop > end:
             raise DecodeError(f"field {key >> 3} at byte {body} runs past the end of its message")
-        yield key >> 3, key & 7, position, body, stop
+        yield key >> 3, wire_type, position, body, stop
         position = stop
 
 

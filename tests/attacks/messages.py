@@ -74,7 +74,19 @@ def halves(depth: int, size: int) -> bytes:
     return data
 
 
+def colliding(field: int, count: int, start: int = 0) -> bytes:
+    """Entries of a map of integers of 64 bits, whose halves are equal: protobuf hashes all of them to 0."""
+    return b"".join(content(field, number(1, n << 32 | n)) for n in range(start, start + count))
+
+
+def parts_of(field: int) -> bytes:
+    """A message in many parts, with some of such a map in each: together as bad as in one."""
+    return b"".join(content(MAPS, colliding(field, 100, start)) for start in range(100, 25_000, 100))
+
+
 UINT8, BOOL = 6, 1
+MAPPED, MAPS = 2, 19
+"""The field of Maps whose keys are of 64 bits, and the field of Node that holds Maps."""
 NAME, TENSOR, TENSORS, BY_NAME, NEXT, NODES, NAMED, DENSE, TEXT, FIXED, GRADES = 1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 16
 """Fields of Node, in golden/kinds/v1/kinds.proto; GRADES is the enum of Repeats."""
 
@@ -139,6 +151,12 @@ ATTACKS: Final = (
         "long text, and one character that makes all wide",
         lambda: content(14, b"a" * 4 * MIB + "😀".encode()),
     ),
+    # Keys of a map that all hash alike: each is looked for among all that came before
+    Attack("Mapped", "keys that collide", lambda: colliding(MAPPED, 200_000)),
+    Attack("Mapped", "keys that collide, and fit", lambda: colliding(MAPPED, 25_000)),
+    Attack(
+        "Nodes", "keys that collide in parts of a map", lambda: content(MAPS, colliding(MAPPED, 100)) + parts_of(MAPPED)
+    ),
     # The same over and over
     Attack("Scalar", "one field a million times", lambda: number(3, 1) * MILLION),
     Attack(
@@ -200,11 +218,11 @@ BURDENS: Final = (
     ),
     Attack("Scalar", "a hundred thousand times one field", lambda: number(3, 1) * 100_000),
     Attack("Scalar", "four million bytes that nobody knows", lambda: content(99, bytes(4 * MILLION))),
-    Attack("Nodes", "as many tensors as may be", lambda: content(TENSORS, tensor(UINT8, [0], b"")) * 11_000),
+    Attack("Nodes", "as many tensors as may be", lambda: content(TENSORS, tensor(UINT8, [0], b"")) * 10_000),
     Attack("Nodes", "as many messages as may be", lambda: content(NODES, b"") * 9_000),
     Attack("Repeated", "as many messages as may be", lambda: content(17, b"") * 15_000),
     Attack("Repeated", "as many numbers as may be", lambda: content(4, b"\xff\1" * 250_000)),
-    Attack("Repeated", "as many strings as may be", lambda: content(14, b"12345678") * 120_000),
+    Attack("Repeated", "as many strings as may be", lambda: content(14, b"12345678") * 95_000),
     Attack("Repeated", "as many unknown numbers of an enum as may be", lambda: content(16, b"\x90\x4e" * 43_000)),
     Attack(
         "Mapped",

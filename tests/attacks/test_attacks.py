@@ -29,7 +29,10 @@ from toolkit.contract import wait_serving
 log = logging.getLogger(__name__)
 """The figures: `pytest tests/attacks --log-cli-level=INFO`."""
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from /proc"),
+]
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "golden.kinds.v1.Attacked"
