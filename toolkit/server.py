@@ -28,7 +28,7 @@ from toolkit.security import guarded_options, guards, server_credentials
 from toolkit.spec import Incoming
 from toolkit.status import CODES, sent_message, trailers
 from toolkit.tasks import wait_closed
-from toolkit.transport.grpc import too_large
+from toolkit.transport.grpc import TIME_LEFT, too_large
 
 log = logging.getLogger("toolkit")
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -207,8 +207,16 @@ def _options(limit: int) -> list[tuple[str, Any]]:
 
 def _context(method: Method[Any, Any], call: Any) -> Context:
     left = call.time_remaining()
-    deadline = None if left is None or left > FOREVER else Deadline.after(left)
+    deadline = None if left is None or left > FOREVER else Deadline.after(_exactly(left, call))
     return Context(method, deadline=deadline, origin=call)
+
+
+def _exactly(left: float, call: Any) -> float:
+    """Seconds left as the caller counts them, where it says so; never more than gRPC says."""
+    for key, value in call.invocation_metadata():
+        if key == TIME_LEFT and isinstance(value, str) and value.isdecimal():
+            return min(left, int(value) / 1e6)
+    return left
 
 
 def _decoded(method: Method[Any, Any], data: Any, limit: int) -> Any:
