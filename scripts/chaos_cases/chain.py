@@ -34,7 +34,7 @@ async def storm() -> AsyncIterator[Row]:
             samples = await run_load(call, RATE, STORM)
         attempts = sum(record["attempts"] for record in await records(chain["leaf"]))
     say(f"storm: {', '.join(failures(samples))}")
-    wrong = sum(each.error is None for each in samples)
+    wrong = sum(each.is_ok for each in samples)
     yield Row(
         "storm", "attempts at the leaf for each call", attempts / len(samples), "<=", 1.2, "", {"calls": len(samples)}
     )
@@ -62,7 +62,7 @@ async def deadline() -> AsyncIterator[Row]:
     left = [merged(seen[name], "left") for name in chain]
     worked = merged(seen["leaf"], "worked_at")
     late = [at - ends[number] for number, at in worked.items()]
-    ran_out = sum(each.error is not None for each in samples)
+    ran_out = sum(not each.is_ok for each in samples)
     reached = {"calls": len(samples), "ran_out": ran_out, "at_leaf": len(left[-1])}
     yield Row("deadline", "hops that had more time than their caller", more_than_caller(left), "<=", 0, "", reached)
     yield Row(

@@ -12,12 +12,13 @@ from toolkit.errors import Code, ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call."""
+    """One call. It keeps no exception, whose traceback would hold much for the garbage collector to look at."""
 
     due: float
     """When it had to go out, on the monotonic clock."""
     ended: float
-    error: ServiceError | None = None
+    code: Code = Code.OK
+    message: str = ""
 
     @property
     def latency(self) -> float:
@@ -25,8 +26,12 @@ class Sample:
         return self.ended - self.due
 
     @property
+    def is_ok(self) -> bool:
+        return self.code == Code.OK
+
+    @property
     def is_refused(self) -> bool:
-        return self.error is not None and self.error.code == Code.RESOURCE_EXHAUSTED
+        return self.code == Code.RESOURCE_EXHAUSTED
 
 
 class Load:
@@ -57,12 +62,12 @@ class Load:
             task.add_done_callback(self._calls.discard)
 
     async def _one(self, due: float) -> None:
-        error = None
         try:
             await self._call()
-        except ServiceError as caught:
-            error = caught
-        self.samples.append(Sample(due, time.monotonic(), error))
+        except ServiceError as error:
+            self.samples.append(Sample(due, time.monotonic(), error.code, str(error)))
+        else:
+            self.samples.append(Sample(due, time.monotonic()))
 
 
 async def run_load(call: Callable[[], Awaitable[object]], rate: float, seconds: float) -> Sequence[Sample]:
@@ -79,4 +84,4 @@ def quantile(values: Iterable[float], part: float) -> float:
 
 def failures(samples: Iterable[Sample]) -> list[str]:
     """What was said, each once."""
-    return sorted({str(sample.error) for sample in samples if sample.error is not None})
+    return sorted({sample.message for sample in samples if not sample.is_ok})

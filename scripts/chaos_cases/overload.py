@@ -61,9 +61,9 @@ def rss(replicas: Sequence[Process]) -> list[int]:
 
 def during(times: str, samples: Sequence[Sample], start: float) -> list[Row]:
     window = LASTS - SETTLES
-    good = [each for each in samples if each.error is None and SETTLES <= each.ended - start < LASTS]
+    good = [each for each in samples if each.is_ok and SETTLES <= each.ended - start < LASTS]
     refused = [each.latency for each in samples if each.is_refused and each.due - start >= SETTLES]
-    others = [each for each in samples if each.error is not None and not each.is_refused]
+    others = [each for each in samples if not each.is_ok and not each.is_refused]
     latencies = [each.latency for each in good]
     answered = {"per_s": len(good) / window, "p99_ms": 1e3 * quantile(latencies, 0.99), "other_errors": len(others)}
     told = {"refused": len(refused), "p50_ms": 1e3 * quantile(refused, 0.5), "worst_ms": 1e3 * max(refused, default=0)}
@@ -75,9 +75,7 @@ def during(times: str, samples: Sequence[Sample], start: float) -> list[Row]:
 
 def after(times: str, samples: Sequence[Sample], ended: float, usual: float) -> Row:
     """How long it took until no call failed or was slow any more."""
-    odd = [
-        each.due - ended for each in samples if each.error is not None or each.latency > max(1.5 * usual, SECONDS * 2)
-    ]
+    odd = [each.due - ended for each in samples if not each.is_ok or each.latency > max(1.5 * usual, SECONDS * 2)]
     return Row("overload", f"{times}: back to normal after", max(odd, default=0.0), "<=", 2, "s", {"odd": len(odd)})
 
 

@@ -30,7 +30,7 @@ def load_on(echo: EchoClient, rate: float = RATE) -> Load:
 
 
 def failed(case: str, samples: Sequence[Sample], pool: PoolTransport | None = None) -> Row:
-    wrong = [sample for sample in samples if sample.error is not None]
+    wrong = [sample for sample in samples if not sample.is_ok]
     for text in failures(samples):
         say(f"{case}: {text}")
     measured = {
