@@ -9,7 +9,7 @@ import pytest
 from toolkit.errors import GraphError, PlacementError
 from toolkit.launcher.devices import Machine, parse_cpu_max, parse_gpu_list, visible_gpus
 from toolkit.launcher.edges import Description, find_cycles, find_edges, find_problems, find_tiers
-from toolkit.launcher.manifest import Graph, load_graph, parse_duration, parse_size
+from toolkit.launcher.manifest import Graph, Replicas, load_graph, parse_duration, parse_size
 from toolkit.launcher.placement import describe, place
 
 GOOD = """\
@@ -52,7 +52,12 @@ def test_a_good_file_becomes_a_graph(tmp_path: Path) -> None:
         ["gpt2", "distilgpt2", "classifier", "graph"],
     )
     gpt2, classifier, entry = (graph.services[name] for name in ("gpt2", "classifier", "graph"))
-    assert (gpt2.args, gpt2.device, gpt2.replicas, gpt2.port) == ({"model": "smollm2-135m"}, "auto", 2, None)
+    assert (gpt2.args, gpt2.device, gpt2.replicas, gpt2.port) == (
+        {"model": "smollm2-135m"},
+        "auto",
+        Replicas(min=2, max=2),
+        None,
+    )
     assert (classifier.resources.cpus, classifier.resources.memory, classifier.env) == (1.0, 2 << 30, {"A": "false"})
     assert (entry.traffic.timeout, entry.traffic.max_concurrency, entry.bind) == (0.5, 32, {"writer": "gpt2"})
     assert (graph.port("graph"), graph.port("gpt2")) == (50052, None)
@@ -70,6 +75,17 @@ def test_traffic_says_what_a_deployment_takes_on_and_what_goes_on_with_every_cal
 
 def test_an_entry_without_a_port_gets_the_usual_one(tmp_path: Path) -> None:
     assert load(tmp_path, one('{class: "m:C"}')).port("a") == 50051
+
+
+def test_replicas_are_a_number_or_two(tmp_path: Path) -> None:
+    written = ("3", "{min: 2, max: 5}", "{max: 4}")
+    others = "".join(
+        f'  {name}: {{class: "m:C", replicas: {text}}}\n' for name, text in zip("bcd", written, strict=True)
+    )
+    graph = load(tmp_path, one('{class: "m:C"}') + others)
+    found = [(each.replicas.min, each.replicas.max) for each in graph.services.values()]
+    assert found == [(1, 1), (3, 3), (2, 5), (1, 4)]
+    assert [each.name for each in place(graph, Machine(2))] == ["a", "b.0", "b.1", "b.2", "c.0", "c.1", "d.0"]
 
 
 def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
@@ -119,12 +135,32 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", devcie: cpu}', "4: services.a.devcie: unknown key; did you mean 'device'?"),
         ('{class: "m:C", zzz: 1}', "4: services.a.zzz: unknown key; known here: class, args, device"),
         ('{class: "m:C", traffic: {timout: 1s}}', "4: services.a.traffic.timout: unknown key; did you mean 'timeout'?"),
-        ('{class: "m:C", replicas: "2"}', '4: services.a.replicas: must be a whole number, not "2"'),
-        ('{class: "m:C", replicas: 1.5}', "4: services.a.replicas: must be a whole number, not 1.5"),
-        ('{class: "m:C", replicas: true}', "4: services.a.replicas: must be a whole number, not true"),
+        (
+            '{class: "m:C", replicas: "2"}',
+            '4: services.a.replicas: must be a whole number, or a mapping with min and max, not "2"',
+        ),
+        (
+            '{class: "m:C", replicas: 1.5}',
+            "4: services.a.replicas: must be a whole number, or a mapping with min and max, not 1.5",
+        ),
+        (
+            '{class: "m:C", replicas: true}',
+            "4: services.a.replicas: must be a whole number, or a mapping with min and max, not true",
+        ),
         ('{class: "m:C", replicas: 0}', "4: services.a.replicas: must be at least 1, not 0"),
         ('{class: "m:C", replicas: 100000}', "4: services.a.replicas: must be at most 256, not 100000"),
         ('{class: "m:C", replicas: 2}', "4: services.a.replicas: must be 1, not 2: port 50051 takes one process"),
+        (
+            '{class: "m:C", replicas: {max: 2}}',
+            "4: services.a.replicas: must be 1, not 2: port 50051 takes one process",
+        ),
+        ('{class: "m:C", replicas: {min: 2, max: 1}}', "4: services.a.replicas: min is 2, and max only 1"),
+        (
+            '{class: "m:C", replicas: {min: 1}}',
+            "4: services.a.replicas.max: missing; add max: the most replicas at once",
+        ),
+        ('{class: "m:C", replicas: {max: 0}}', "4: services.a.replicas.max: must be at least 1, not 0"),
+        ('{class: "m:C", replicas: {mx: 1, max: 1}}', "4: services.a.replicas.mx: unknown key; did you mean 'max'?"),
         ("{device: cpu}", '4: services.a.class: missing; add class: "module:Class"'),
         ("{class: m.C}", '4: services.a.class: must be shaped as "module:Class", not "m.C"'),
         ('{class: "m/n:C"}', "4: services.a.class: must be shaped as"),

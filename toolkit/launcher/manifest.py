@@ -76,6 +76,36 @@ _MessageLimits = Annotated[
 ]
 
 _strict = with_config(ConfigDict(strict=True, extra="forbid"))
+_Count = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replicas:
+    """How many processes of a deployment: as many from `min` to `max` as its calls need. `replicas: 2` is both."""
+
+    min: _Count = 1
+    max: _Count
+
+
+ONE = Replicas(max=1)
+
+
+def _read_replicas(value: object) -> object:
+    """A number stands for a mapping; what is wrong with it is told of the number."""
+    if isinstance(value, Mapping):
+        return value
+    if type(value) is not int:
+        raise ValueError(f"must be a whole number, or a mapping with min and max, not {_shown(value)}")
+    if not 1 <= value <= MAX_REPLICAS:
+        raise ValueError(f"must be at {'least 1' if value < 1 else f'most {MAX_REPLICAS}'}, not {value}")
+    return {"min": value, "max": value}
+
+
+def _check_order(replicas: Replicas) -> Replicas:
+    if replicas.min > replicas.max:
+        raise ValueError(f"min is {replicas.min}, and max only {replicas.max}")
+    return replicas
 
 
 @_strict
@@ -119,7 +149,11 @@ class Deployment:
     args: Mapping[_Argument, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
     device: _DeviceName = "auto"
-    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    replicas: Annotated[
+        Replicas,
+        BeforeValidator(_read_replicas, json_schema_input_type=_Count | Replicas),
+        AfterValidator(_check_order),
+    ] = ONE
     resources: Resources = Resources()
     env: Mapping[_VariableName, str] = field(default_factory=dict)
     """Environment variables; they win over those that placement sets."""
@@ -265,6 +299,7 @@ _HINTS = {
     "name": "name: my-graph",
     "entry": "entry: the deployment that outsiders call",
     "token_file": "token_file: the path of a file with a token in it",
+    "max": "max: the most replicas at once",
     "services": "services: with at least one deployment",
 }
 
@@ -314,7 +349,7 @@ def _known_keys(key: Key) -> list[str]:
         return _keys(_File)
     if len(key) == 3:
         return _keys(Deployment)
-    return _keys({"resources": Resources, "tls": Tls, "auth": Auth}.get(str(key[-2]), Traffic))
+    return _keys({"resources": Resources, "replicas": Replicas, "tls": Tls, "auth": Auth}.get(str(key[-2]), Traffic))
 
 
 def _keys(of: type) -> list[str]:
@@ -359,6 +394,7 @@ def _check_ports(document: Document, services: Mapping[str, Any], entry: Any) ->
             yield Problem(document.line(key), key, f"{port} is the port of {taken[port]!r} already")
         taken.setdefault(port, name)
         replicas = _get(service, "replicas")
+        replicas = _get(replicas, "max") if isinstance(replicas, dict) else replicas
         if type(replicas) is int and 1 < replicas <= MAX_REPLICAS:
             yield Problem(
                 document.line(("services", name, "replicas")),

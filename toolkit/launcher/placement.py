@@ -42,11 +42,11 @@ def place(graph: Graph, machine: Machine) -> tuple[Placed, ...]:
     if problems:
         raise PlacementError("\n".join(problems))
     turns = cycle(machine.gpus)
-    total = sum(deployment.replicas for deployment in graph.services.values())
+    total = sum(deployment.replicas.min for deployment in graph.services.values())
     return tuple(
         _place_one(name, deployment, index, _pick_gpu(deployment, machine, turns), _share(deployment, machine, total))
         for name, deployment in graph.services.items()
-        for index in range(deployment.replicas)
+        for index in range(deployment.replicas.min)
     )
 
 
@@ -91,7 +91,7 @@ def _place_one(name: str, deployment: Deployment, index: int, gpu: str | None, s
     return Placed(
         deployment=name,
         index=index,
-        name=name if deployment.replicas == 1 else f"{name}.{index}",
+        name=name if deployment.replicas.max == 1 else f"{name}.{index}",
         device="cpu" if gpu is None else "cuda:0",
         gpu=gpu,
         env={variable: value for variable, (value, _) in found.items()},
