@@ -40,7 +40,7 @@ policy.balance policy.hedge
 policy.admission policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
-limits listening
+blocking limits listening
 credentials ending errors deadline handshake method spec wire message control memory tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""

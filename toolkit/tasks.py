@@ -50,7 +50,7 @@ async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P
         try:
             result = context.run(function, *args, **options)
         except BaseException as error:
-            failure = _portable(error)
+            failure = portable(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, result, failure)
 
@@ -58,7 +58,8 @@ async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P
     return await done
 
 
-def _portable(error: BaseException) -> Exception:
+def portable(error: BaseException) -> Exception:
+    """What a thread raised, as an event loop can carry it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     portable = RuntimeError(f"{type(error).__name__} {error}".rstrip())
