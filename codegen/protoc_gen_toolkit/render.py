@@ -289,7 +289,7 @@ def _skeleton(module: _Module, service: Service) -> None:
             )
             given = f"{module.abstract('AsyncIterator')}[{reply}]" if method.server_streaming else reply
             out.blank()
-            with out.block(_def(method, f"self, {taken}, context: _gencode.Context", given)):
+            with out.block(_def(method, f"self, {taken}, context: _gencode.Context, /", given)):
                 _doc(module, method.comment, method.deprecated)
                 out.line(f"raise _gencode.unimplemented({module.constant(service, method)})")
 

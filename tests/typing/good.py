@@ -41,6 +41,11 @@ class Cardinalities(CardinalitiesBase):
             yield item
 
 
+class OtherNames(CardinalitiesBase):
+    async def unary(self, item: Item, context: Context) -> Sum:
+        return Sum(total=item.number)
+
+
 class Vision(VisionBase):
     counter = depends(CardinalitiesClient)
 

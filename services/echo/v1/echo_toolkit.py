@@ -108,31 +108,31 @@ class EchoBase(_gencode.Service):
 
     __contract__ = _ECHO
 
-    async def ping(self, request: Line, context: _gencode.Context) -> Line:
+    async def ping(self, request: Line, context: _gencode.Context, /) -> Line:
         """Returns the line as it came: the smallest call there is, for measuring."""
         raise _gencode.unimplemented(_ECHO_PING)
 
-    async def say(self, request: Note, context: _gencode.Context) -> Note:
+    async def say(self, request: Note, context: _gencode.Context, /) -> Note:
         """Returns the message as it came."""
         raise _gencode.unimplemented(_ECHO_SAY)
 
-    async def reflect(self, request: Image, context: _gencode.Context) -> Image:
+    async def reflect(self, request: Image, context: _gencode.Context, /) -> Image:
         """Returns the tensor as it came."""
         raise _gencode.unimplemented(_ECHO_REFLECT)
 
-    async def total(self, request: Image, context: _gencode.Context) -> Line:
+    async def total(self, request: Image, context: _gencode.Context, /) -> Line:
         """Adds up the elements, as an integer."""
         raise _gencode.unimplemented(_ECHO_TOTAL)
 
-    def repeat(self, request: Note, context: _gencode.Context) -> _AsyncIterator[Note]:
+    def repeat(self, request: Note, context: _gencode.Context, /) -> _AsyncIterator[Note]:
         """Sends the note `times` times, numbered from 0."""
         raise _gencode.unimplemented(_ECHO_REPEAT)
 
-    async def join(self, requests: _AsyncIterator[Note], context: _gencode.Context) -> Note:
+    async def join(self, requests: _AsyncIterator[Note], context: _gencode.Context, /) -> Note:
         """Returns one note whose text is that of all, joined, and whose number is how many came."""
         raise _gencode.unimplemented(_ECHO_JOIN)
 
-    def chat(self, requests: _AsyncIterator[Note], context: _gencode.Context) -> _AsyncIterator[Note]:
+    def chat(self, requests: _AsyncIterator[Note], context: _gencode.Context, /) -> _AsyncIterator[Note]:
         """Sends each note back as it comes."""
         raise _gencode.unimplemented(_ECHO_CHAT)
 

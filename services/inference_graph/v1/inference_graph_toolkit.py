@@ -65,7 +65,7 @@ class InferenceGraphBase(_gencode.Service):
 
     __contract__ = _INFERENCE_GRAPH
 
-    async def generate_score(self, request: ScoreRequest, context: _gencode.Context) -> ScoreReply:
+    async def generate_score(self, request: ScoreRequest, context: _gencode.Context, /) -> ScoreReply:
         """Asks every generator at once, then scores each draft by its similarity to the sentence."""
         raise _gencode.unimplemented(_INFERENCE_GRAPH_GENERATE_SCORE)
 

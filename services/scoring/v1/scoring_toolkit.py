@@ -53,7 +53,7 @@ class ScoringBase(_gencode.Service):
 
     __contract__ = _SCORING
 
-    async def score(self, request: TextPair, context: _gencode.Context) -> Similarity:
+    async def score(self, request: TextPair, context: _gencode.Context, /) -> Similarity:
         """How close the meanings of two texts are."""
         raise _gencode.unimplemented(_SCORING_SCORE)
 

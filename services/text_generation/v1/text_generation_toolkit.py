@@ -92,11 +92,11 @@ class TextGenerationBase(_gencode.Service):
 
     __contract__ = _TEXT_GENERATION
 
-    async def generate(self, request: GenerateRequest, context: _gencode.Context) -> GenerateReply:
+    async def generate(self, request: GenerateRequest, context: _gencode.Context, /) -> GenerateReply:
         """Continues `prompt` and returns the new text when it is complete."""
         raise _gencode.unimplemented(_TEXT_GENERATION_GENERATE)
 
-    def stream(self, request: GenerateRequest, context: _gencode.Context) -> _AsyncIterator[Token]:
+    def stream(self, request: GenerateRequest, context: _gencode.Context, /) -> _AsyncIterator[Token]:
         """Continues `prompt` and returns each token as soon as it is made. Generation stops when the caller goes away."""
         raise _gencode.unimplemented(_TEXT_GENERATION_STREAM)
 

@@ -36,7 +36,7 @@ class PlainlyBase(_gencode.Service):
 
     __contract__ = _PLAINLY
 
-    async def say(self, request: Plain, context: _gencode.Context) -> Plain:
+    async def say(self, request: Plain, context: _gencode.Context, /) -> Plain:
         raise _gencode.unimplemented(_PLAINLY_SAY)
 
 

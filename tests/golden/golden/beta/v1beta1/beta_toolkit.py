@@ -36,7 +36,7 @@ class BetaBase(_gencode.Service):
 
     __contract__ = _BETA
 
-    async def try_(self, request: Trial, context: _gencode.Context) -> Trial:
+    async def try_(self, request: Trial, context: _gencode.Context, /) -> Trial:
         raise _gencode.unimplemented(_BETA_TRY)
 
 

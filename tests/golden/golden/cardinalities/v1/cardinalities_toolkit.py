@@ -63,19 +63,19 @@ class CardinalitiesBase(_gencode.Service):
 
     __contract__ = _CARDINALITIES
 
-    async def unary(self, request: Item, context: _gencode.Context) -> Sum:
+    async def unary(self, request: Item, context: _gencode.Context, /) -> Sum:
         """One for one."""
         raise _gencode.unimplemented(_CARDINALITIES_UNARY)
 
-    def server_stream(self, request: Item, context: _gencode.Context) -> _AsyncIterator[Item]:
+    def server_stream(self, request: Item, context: _gencode.Context, /) -> _AsyncIterator[Item]:
         """One for many."""
         raise _gencode.unimplemented(_CARDINALITIES_SERVER_STREAM)
 
-    async def client_stream(self, requests: _AsyncIterator[Item], context: _gencode.Context) -> Sum:
+    async def client_stream(self, requests: _AsyncIterator[Item], context: _gencode.Context, /) -> Sum:
         """Many for one."""
         raise _gencode.unimplemented(_CARDINALITIES_CLIENT_STREAM)
 
-    def both_ways(self, requests: _AsyncIterator[Item], context: _gencode.Context) -> _AsyncIterator[Item]:
+    def both_ways(self, requests: _AsyncIterator[Item], context: _gencode.Context, /) -> _AsyncIterator[Item]:
         """Many for many."""
         raise _gencode.unimplemented(_CARDINALITIES_BOTH_WAYS)
 

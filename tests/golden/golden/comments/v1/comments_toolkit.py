@@ -106,11 +106,11 @@ class CommentsBase(_gencode.Service):
 
     __contract__ = _COMMENTS
 
-    async def say(self, request: Quote, context: _gencode.Context) -> Quote:
+    async def say(self, request: Quote, context: _gencode.Context, /) -> Quote:
         """Says "hello\\"."""
         raise _gencode.unimplemented(_COMMENTS_SAY)
 
-    async def silent(self, request: Quote, context: _gencode.Context) -> Quote:
+    async def silent(self, request: Quote, context: _gencode.Context, /) -> Quote:
         raise _gencode.unimplemented(_COMMENTS_SILENT)
 
 

@@ -69,18 +69,18 @@ class OldServiceBase(_gencode.Service):
 
     __contract__ = _OLD_SERVICE
 
-    async def do(self, request: Old, context: _gencode.Context) -> Old:
+    async def do(self, request: Old, context: _gencode.Context, /) -> Old:
         """Use New.
 
         Deprecated.
         """
         raise _gencode.unimplemented(_OLD_SERVICE_DO)
 
-    def watch(self, request: Old, context: _gencode.Context) -> _AsyncIterator[Old]:
+    def watch(self, request: Old, context: _gencode.Context, /) -> _AsyncIterator[Old]:
         """Deprecated."""
         raise _gencode.unimplemented(_OLD_SERVICE_WATCH)
 
-    async def new(self, request: Old, context: _gencode.Context) -> Old:
+    async def new(self, request: Old, context: _gencode.Context, /) -> Old:
         raise _gencode.unimplemented(_OLD_SERVICE_NEW)
 
 

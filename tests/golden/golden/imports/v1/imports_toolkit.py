@@ -57,10 +57,10 @@ class ImportsBase(_gencode.Service):
 
     __contract__ = _IMPORTS
 
-    async def clear(self, request: _empty_pb2.Empty, context: _gencode.Context) -> _empty_pb2.Empty:
+    async def clear(self, request: _empty_pb2.Empty, context: _gencode.Context, /) -> _empty_pb2.Empty:
         raise _gencode.unimplemented(_IMPORTS_CLEAR)
 
-    def watch(self, request: _golden_shared_v1_shared_toolkit.Shared, context: _gencode.Context) -> _AsyncIterator[_golden_imports_v1_sibling_toolkit.Sibling]:
+    def watch(self, request: _golden_shared_v1_shared_toolkit.Shared, context: _gencode.Context, /) -> _AsyncIterator[_golden_imports_v1_sibling_toolkit.Sibling]:
         raise _gencode.unimplemented(_IMPORTS_WATCH)
 
 

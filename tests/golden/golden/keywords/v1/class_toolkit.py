@@ -145,22 +145,22 @@ class KeywordsBase(_gencode.Service):
 
     __contract__ = _KEYWORDS
 
-    async def import_(self, request: Words, context: _gencode.Context) -> None_:
+    async def import_(self, request: Words, context: _gencode.Context, /) -> None_:
         raise _gencode.unimplemented(_KEYWORDS_IMPORT)
 
-    async def class_(self, request: _str, context: _gencode.Context) -> _list:
+    async def class_(self, request: _str, context: _gencode.Context, /) -> _list:
         raise _gencode.unimplemented(_KEYWORDS_CLASS)
 
-    def list(self, request: _list, context: _gencode.Context) -> _AsyncIterator[_list]:
+    def list(self, request: _list, context: _gencode.Context, /) -> _AsyncIterator[_list]:
         raise _gencode.unimplemented(_KEYWORDS_LIST)
 
-    async def str(self, requests: _AsyncIterator[_str], context: _gencode.Context) -> _str:
+    async def str(self, requests: _AsyncIterator[_str], context: _gencode.Context, /) -> _str:
         raise _gencode.unimplemented(_KEYWORDS_STR)
 
-    def print(self, requests: _AsyncIterator[None_], context: _gencode.Context) -> _AsyncIterator[None_]:
+    def print(self, requests: _AsyncIterator[None_], context: _gencode.Context, /) -> _AsyncIterator[None_]:
         raise _gencode.unimplemented(_KEYWORDS_PRINT)
 
-    async def self(self, request: _NotImplemented, context: _gencode.Context) -> _tuple:
+    async def self(self, request: _NotImplemented, context: _gencode.Context, /) -> _tuple:
         raise _gencode.unimplemented(_KEYWORDS_SELF)
 
 

@@ -76,37 +76,37 @@ class AttackedBase(_gencode.Service):
 
     __contract__ = _ATTACKED
 
-    async def tensors(self, request: _gencode.Tensor, context: _gencode.Context) -> _gencode.Tensor:
+    async def tensors(self, request: _gencode.Tensor, context: _gencode.Context, /) -> _gencode.Tensor:
         raise _gencode.unimplemented(_ATTACKED_TENSORS)
 
-    async def nodes(self, request: _golden_kinds_v1_kinds_toolkit.Node, context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Node:
+    async def nodes(self, request: _golden_kinds_v1_kinds_toolkit.Node, context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Node:
         raise _gencode.unimplemented(_ATTACKED_NODES)
 
-    async def many_nodes(self, requests: _AsyncIterator[_golden_kinds_v1_kinds_toolkit.Node], context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Node:
+    async def many_nodes(self, requests: _AsyncIterator[_golden_kinds_v1_kinds_toolkit.Node], context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Node:
         raise _gencode.unimplemented(_ATTACKED_MANY_NODES)
 
-    async def scalar(self, request: _golden_kinds_v1_kinds_toolkit.Scalars, context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Scalars:
+    async def scalar(self, request: _golden_kinds_v1_kinds_toolkit.Scalars, context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Scalars:
         raise _gencode.unimplemented(_ATTACKED_SCALAR)
 
-    async def repeated(self, request: _golden_kinds_v1_kinds_toolkit.Repeats, context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Repeats:
+    async def repeated(self, request: _golden_kinds_v1_kinds_toolkit.Repeats, context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Repeats:
         raise _gencode.unimplemented(_ATTACKED_REPEATED)
 
-    async def unpacked(self, request: _golden_kinds_v1_kinds_toolkit.Expanded, context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Expanded:
+    async def unpacked(self, request: _golden_kinds_v1_kinds_toolkit.Expanded, context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Expanded:
         raise _gencode.unimplemented(_ATTACKED_UNPACKED)
 
-    async def mapped(self, request: _golden_kinds_v1_kinds_toolkit.Maps, context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Maps:
+    async def mapped(self, request: _golden_kinds_v1_kinds_toolkit.Maps, context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Maps:
         raise _gencode.unimplemented(_ATTACKED_MAPPED)
 
-    async def chosen(self, request: _golden_kinds_v1_kinds_toolkit.Choices, context: _gencode.Context) -> _golden_kinds_v1_kinds_toolkit.Choices:
+    async def chosen(self, request: _golden_kinds_v1_kinds_toolkit.Choices, context: _gencode.Context, /) -> _golden_kinds_v1_kinds_toolkit.Choices:
         raise _gencode.unimplemented(_ATTACKED_CHOSEN)
 
-    async def second_nodes(self, request: _golden_kinds_v1_second_toolkit.SecondNode, context: _gencode.Context) -> _golden_kinds_v1_second_toolkit.SecondNode:
+    async def second_nodes(self, request: _golden_kinds_v1_second_toolkit.SecondNode, context: _gencode.Context, /) -> _golden_kinds_v1_second_toolkit.SecondNode:
         raise _gencode.unimplemented(_ATTACKED_SECOND_NODES)
 
-    async def structs(self, request: _struct_pb2.Struct, context: _gencode.Context) -> _struct_pb2.Struct:
+    async def structs(self, request: _struct_pb2.Struct, context: _gencode.Context, /) -> _struct_pb2.Struct:
         raise _gencode.unimplemented(_ATTACKED_STRUCTS)
 
-    async def trim(self, request: _empty_pb2.Empty, context: _gencode.Context) -> _empty_pb2.Empty:
+    async def trim(self, request: _empty_pb2.Empty, context: _gencode.Context, /) -> _empty_pb2.Empty:
         """Gives freed memory back to the system, so that what the next message takes can be seen."""
         raise _gencode.unimplemented(_ATTACKED_TRIM)
 

@@ -330,16 +330,16 @@ class KindsBase(_gencode.Service):
 
     __contract__ = _KINDS
 
-    async def clear(self, request: _empty_pb2.Empty, context: _gencode.Context) -> _struct_pb2.Struct:
+    async def clear(self, request: _empty_pb2.Empty, context: _gencode.Context, /) -> _struct_pb2.Struct:
         raise _gencode.unimplemented(_KINDS_CLEAR)
 
-    async def at(self, request: _timestamp_pb2.Timestamp, context: _gencode.Context) -> _any_pb2.Any:
+    async def at(self, request: _timestamp_pb2.Timestamp, context: _gencode.Context, /) -> _any_pb2.Any:
         raise _gencode.unimplemented(_KINDS_AT)
 
-    def walk(self, requests: _AsyncIterator[Node], context: _gencode.Context) -> _AsyncIterator[_wrappers_pb2.StringValue]:
+    def walk(self, requests: _AsyncIterator[Node], context: _gencode.Context, /) -> _AsyncIterator[_wrappers_pb2.StringValue]:
         raise _gencode.unimplemented(_KINDS_WALK)
 
-    async def fill(self, request: WellKnown, context: _gencode.Context) -> Node:
+    async def fill(self, request: WellKnown, context: _gencode.Context, /) -> Node:
         """Deprecated."""
         raise _gencode.unimplemented(_KINDS_FILL)
 

@@ -45,7 +45,7 @@ class OptionsBase(_gencode.Service):
 
     __contract__ = _OPTIONS
 
-    async def call(self, request: Use, context: _gencode.Context) -> Use:
+    async def call(self, request: Use, context: _gencode.Context, /) -> Use:
         raise _gencode.unimplemented(_OPTIONS_CALL)
 
 

@@ -54,14 +54,14 @@ class ProbeBase(_gencode.Service):
 
     __contract__ = _PROBE
 
-    async def probe(self, request: _probe, context: _gencode.Context) -> _probe:
+    async def probe(self, request: _probe, context: _gencode.Context, /) -> _probe:
         """Called like its service, and in Python like its request."""
         raise _gencode.unimplemented(_PROBE_PROBE)
 
-    async def float(self, request: _probe, context: _gencode.Context) -> _probe:
+    async def float(self, request: _probe, context: _gencode.Context, /) -> _probe:
         raise _gencode.unimplemented(_PROBE_FLOAT)
 
-    def timeout(self, request: _timeout, context: _gencode.Context) -> _AsyncIterator[_timeout]:
+    def timeout(self, request: _timeout, context: _gencode.Context, /) -> _AsyncIterator[_timeout]:
         raise _gencode.unimplemented(_PROBE_TIMEOUT)
 
 

@@ -45,13 +45,13 @@ class small_serviceBase(_gencode.Service):
 
     __contract__ = _SMALL_SERVICE
 
-    async def do_it(self, request: small_message, context: _gencode.Context) -> small_message:
+    async def do_it(self, request: small_message, context: _gencode.Context, /) -> small_message:
         raise _gencode.unimplemented(_SMALL_SERVICE_DO_IT)
 
-    async def get_http_address2(self, request: small_message, context: _gencode.Context) -> small_message:
+    async def get_http_address2(self, request: small_message, context: _gencode.Context, /) -> small_message:
         raise _gencode.unimplemented(_SMALL_SERVICE_GET_HTTP_ADDRESS2)
 
-    async def v2_ray(self, request: small_message, context: _gencode.Context) -> small_message:
+    async def v2_ray(self, request: small_message, context: _gencode.Context, /) -> small_message:
         raise _gencode.unimplemented(_SMALL_SERVICE_V2_RAY)
 
 

@@ -57,10 +57,10 @@ class VisionBase(_gencode.Service):
 
     __contract__ = _VISION
 
-    async def embed(self, request: _gencode.Tensor, context: _gencode.Context) -> _gencode.Tensor:
+    async def embed(self, request: _gencode.Tensor, context: _gencode.Context, /) -> _gencode.Tensor:
         raise _gencode.unimplemented(_VISION_EMBED)
 
-    async def caption(self, request: Frame, context: _gencode.Context) -> Clip:
+    async def caption(self, request: Frame, context: _gencode.Context, /) -> Clip:
         raise _gencode.unimplemented(_VISION_CAPTION)
 
 

@@ -47,7 +47,7 @@ class LeftBase(_gencode.Service):
 
     __contract__ = _LEFT
 
-    async def right_turn(self, request: Ask, context: _gencode.Context) -> Answer:
+    async def right_turn(self, request: Ask, context: _gencode.Context, /) -> Answer:
         raise _gencode.unimplemented(_LEFT_RIGHT_TURN)
 
 
@@ -75,7 +75,7 @@ class LeftRightBase(_gencode.Service):
 
     __contract__ = _LEFT_RIGHT
 
-    async def turn(self, request: Ask, context: _gencode.Context) -> Answer:
+    async def turn(self, request: Ask, context: _gencode.Context, /) -> Answer:
         raise _gencode.unimplemented(_LEFT_RIGHT_TURN_)
 
 
