@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.launcher.document import Key, Place
 from toolkit.launcher.events import (
     Described,
     Draining,
@@ -148,8 +149,10 @@ class Told:
 
 def graph(names: tuple[str, ...]) -> Graph:
     services = {name: Deployment(service=f"m:{name.title()}") for name in names}
-    lines = {("services", name): number + 4 for number, name in enumerate(names)}
-    return Graph(path=Path("graph.yaml"), name="g", entry=names[-1], services=services, lines=lines)
+    places: dict[Key, Place] = {
+        ("services", name): Place("graph.yaml", number + 4) for number, name in enumerate(names)
+    }
+    return Graph(path=Path("graph.yaml"), name="g", entry=names[-1], services=services, places=places)
 
 
 def replay(

@@ -23,8 +23,9 @@ launcher.supervisor launcher.inspector launcher.addresses
 launcher.trust
 launcher.placement launcher.edges
 launcher.manifest launcher.processes launcher.live
+launcher.layers
 launcher.document launcher.devices launcher.events launcher.folder launcher.lifecycle launcher.lines launcher.output
-launcher.security
+launcher.hints launcher.security
 project.certs project.generate project.scaffold
 replica testing call
 tensor_json

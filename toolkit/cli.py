@@ -60,6 +60,15 @@ def _root(
 
 GraphFile = Annotated[Path, typer.Argument(metavar="FILE", help="The graph file.", show_default=False)]
 
+Overrides = Annotated[
+    list[Path] | None,
+    typer.Option("-f", metavar="FILE", help="Lay this file over the graph file: production.yaml. May be repeated."),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SVC.KEY=VALUE", help="Say this of a deployment: gpt2.replicas=2. May be repeated."),
+]
+
 
 @app.command(
     epilog="""\b
@@ -76,11 +85,14 @@ Exit codes:
 Examples:
   toolkit up graph.yaml
   toolkit up graph.yaml --start-timeout 20m
+  toolkit up graph.yaml -f production.yaml --set gpt2.replicas=2 --set gpt2.args.temperature=0.9
   NO_COLOR=1 toolkit up graph.yaml 2> up.log
 """
 )
 def up(
     file: GraphFile,
+    override: Overrides = None,
+    assign: Assignments = None,
     start_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="How long all replicas may take to become ready.")
     ] = f"{_DEFAULTS.start_timeout:g}s",
@@ -91,7 +103,11 @@ def up(
     """Bring up a graph on this machine, watch it, and take it down.
 
     Ctrl-C once drains it, callers before callees; twice kills it. All that is shown goes to standard error.
+
+    What -f and --set say is laid over the graph file: mappings are merged key by key, everything else is replaced, and ~
+    takes a key away.
     """
+    from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.supervisor import Limits
     from toolkit.launcher.up import up as run_up
 
@@ -99,7 +115,8 @@ def up(
         start_timeout=_duration("--start-timeout", start_timeout),
         drain_timeout=_duration("--drain-timeout", drain_timeout),
     )
-    raise typer.Exit(run_up(file, limits, stream=sys.stderr, environ=os.environ))
+    graph = load_graph(file, override or (), assign or ())
+    raise typer.Exit(run_up(graph, limits, stream=sys.stderr, environ=os.environ))
 
 
 @app.command(
@@ -113,7 +130,7 @@ Example:
   toolkit check graph.yaml
 """
 )
-def check(file: GraphFile) -> None:
+def check(file: GraphFile, override: Overrides = None, assign: Assignments = None) -> None:
     """Check a graph file and its classes; load no model.
 
     Its classes must import, their handles have deployments, and these serve what the handles expect; certificates and
@@ -124,7 +141,7 @@ def check(file: GraphFile) -> None:
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.trust import plan_trust
 
-    graph = load_graph(file)
+    graph = load_graph(file, override or (), assign or ())
     edges = find_edges(graph, check_edges(graph))
     plan_trust(graph, edges)
     count = sum(map(len, edges.values()))

@@ -31,7 +31,7 @@ def test_every_verb_tells_every_problem_with_its_line(tmp_path: Path, verb: tupl
     assert verb_says(tmp_path, text, *verb) == [
         "error: graph.yaml:4: services.entry.devcie: unknown key; did you mean 'device'?",
         "error: graph.yaml:5: services.other.class: must be text, not 3",
-        'error: graph.yaml:5: services.other.replicas: must be a whole number, not "none"',
+        'error: graph.yaml:5: services.other.replicas: must be a whole number, or a mapping with min and max, not "none"',
     ]
 
 

@@ -1,4 +1,4 @@
-"""YAML from outside, read with bounds: plain JSON-like values, and the line of every key."""
+"""YAML from outside, read with bounds: plain JSON-like values, and the place of every key."""
 
 from __future__ import annotations
 
@@ -24,53 +24,75 @@ MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is said."""
+
+    source: str
+    """A file's path, or an option of the command line as it was typed."""
+    line: int = 0
+    """0: the source has no lines."""
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong, and where."""
 
-    line: int
+    place: Place
     key: Key
     message: str
 
-    def render(self, path: Path) -> str:
+    def __str__(self) -> str:
         key = ".".join(str(part) for part in self.key)
-        return f"{path}:{self.line}: {key}: {self.message}" if key else f"{path}:{self.line}: {self.message}"
+        return f"{self.place}: {key}: {self.message}" if key else f"{self.place}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """What a file says. Problems are those of YAML itself; the values beside them are still good."""
 
-    path: Path
+    sources: tuple[str, ...]
+    """Of the values: one, or several that were laid over one another."""
     values: Any
-    lines: Mapping[Key, int]
-    problems: tuple[Problem, ...]
+    places: Mapping[Key, Place]
+    problems: tuple[Problem, ...] = ()
 
-    def line(self, key: Key) -> int:
-        """The line of `key`, or of the nearest thing around it."""
-        while key and key not in self.lines:
+    def place(self, key: Key) -> Place:
+        """Of `key`, or of the nearest thing around it."""
+        while key and key not in self.places:
             key = key[:-1]
-        return self.lines.get(key, 1)
+        return self.places.get(key) or Place(self.sources[0], 1)
+
+    def problem(self, key: Key, message: str) -> Problem:
+        return Problem(self.place(key), key, message)
 
 
 def read_document(path: Path) -> Document:
     """Read one YAML document. Raises GraphError where there is no tree to speak of: no file, not text, not YAML."""
-    text = _read_text(path)
+    return read_text(_read_file(path), lambda line: Place(str(path), line), str(path))
+
+
+def read_text(text: str, place: Callable[[int], Place], source: str) -> Document:
+    """As `read_document`, for text from elsewhere. `place` tells that of a line."""
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise GraphError(f"{where}: not YAML: {error.problem or error.context}") from None
+        where = place(mark.line + 1) if mark else Place(source)
+        column = f":{mark.column + 1}" if mark and where.line else ""
+        raise GraphError(f"{where}{column}: not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise GraphError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise GraphError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise GraphError(f"{path}: nested too deeply; {MAX_DEPTH} levels are the limit") from None
-    reader = _Reader(path)
+        raise GraphError(f"{source}: nested too deeply; {MAX_DEPTH} levels are the limit") from None
+    reader = _Reader(source, place)
     values = None if root is None else reader.read(root, ())
-    return Document(path, values, reader.lines, tuple(reader.problems))
+    return Document((source,), values, reader.places, tuple(reader.problems))
 
 
-def _read_text(path: Path) -> str:
+def _read_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             found = file.read(MAX_BYTES + 1)
@@ -111,8 +133,9 @@ class _TooMuchError(Exception):
 
 @dataclass(slots=True)
 class _Reader:
-    path: Path
-    lines: dict[Key, int] = field(default_factory=dict)
+    source: str
+    place: Callable[[int], Place]
+    places: dict[Key, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
 
@@ -120,7 +143,7 @@ class _Reader:
         try:
             return self._value(root, key)
         except _TooMuchError as error:
-            raise GraphError(f"{self.path}: {error}") from None
+            raise GraphError(f"{self.source}: {error}") from None
 
     def _value(self, node: Node, key: Key) -> Any:
         self.count += 1
@@ -137,7 +160,7 @@ class _Reader:
         return self._complain(node, key, f"the tag {node.tag!r} is not accepted; plain YAML only")
 
     def _item(self, node: Node, key: Key) -> Any:
-        self.lines[key] = node.start_mark.line + 1
+        self.places[key] = self._place(node)
         return self._value(node, key)
 
     def _mapping(self, node: MappingNode, key: Key) -> dict[str, Any]:
@@ -148,10 +171,10 @@ class _Reader:
                 continue
             here = (*key, name)
             if name not in found:
-                self.lines[here] = name_node.start_mark.line + 1
+                self.places[here] = self._place(name_node)
                 found[name] = self._value(value_node, here)
             elif is_own:
-                self._complain(name_node, here, f"written twice; the first is on line {self.lines[here]}")
+                self._complain(name_node, here, f"written twice; the first is on line {self.places[here].line}")
         return found
 
     def _pairs(self, node: MappingNode, key: Key, depth: int = 0) -> Iterator[tuple[Node, Node, bool]]:
@@ -206,7 +229,10 @@ class _Reader:
         return None
 
     def _complain(self, node: Node, key: Key, message: str) -> None:
-        self.problems.append(Problem(node.start_mark.line + 1, key, message))
+        self.problems.append(Problem(self._place(node), key, message))
+
+    def _place(self, node: Node) -> Place:
+        return self.place(node.start_mark.line + 1)
 
 
 def _int(text: str) -> int:

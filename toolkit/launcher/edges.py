@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from toolkit.launcher.manifest import Graph, near
+from toolkit.launcher.hints import near
+from toolkit.launcher.manifest import Graph
 
 
 @dataclass(frozen=True, slots=True)

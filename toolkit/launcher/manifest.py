@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from toolkit.errors import GraphError
-from toolkit.launcher.document import Document, Key, Problem, read_document
+from toolkit.launcher.document import Document, Key, Place, Problem
+from toolkit.launcher.hints import near, no_deployment
+from toolkit.launcher.layers import read_layers
 from toolkit.launcher.security import LOOPBACK, Auth, Exposure, Host, Tls, find_faults, merge
 
 ENTRY_PORT = 50051
@@ -154,6 +155,8 @@ class Deployment:
         BeforeValidator(_read_replicas, json_schema_input_type=_Count | Replicas),
         AfterValidator(_check_order),
     ] = ONE
+    strategy: Literal["rolling", "recreate"] = "rolling"
+    """How its replicas are replaced: a new one is ready before an old one leaves, or all leave before a new one starts."""
     resources: Resources = Resources()
     env: Mapping[_VariableName, str] = field(default_factory=dict)
     """Environment variables; they win over those that placement sets."""
@@ -178,6 +181,8 @@ class _File:
     name: _Name
     entry: str
     services: Mapping[_Name, Deployment]
+    description: str = ""
+    env: Mapping[_VariableName, str] = field(default_factory=dict)
     forward: Sequence[_MetadataKey] = ()
     tls: Tls | None = None
     auth: Auth | None = None
@@ -194,7 +199,9 @@ class Graph:
     services: Mapping[str, Deployment]
     forward: Sequence[str] = ()
     """Metadata keys that go on with every call, beside the request id and the trace context."""
-    lines: Mapping[Key, int] = field(default_factory=dict, repr=False)
+    description: str = ""
+    """What it is for, in the words of the file."""
+    places: Mapping[Key, Place] = field(default_factory=dict, repr=False)
 
     def port(self, deployment: str) -> int | None:
         """Its TCP port: what the file says, and `ENTRY_PORT` for an entry that says nothing."""
@@ -207,17 +214,17 @@ class Graph:
 
     def where(self, *key: str) -> str:
         """`graph.yaml:7: services.gpt2.device`, the start of a sentence about it."""
-        return f"{self.path}:{self.line(key)}: {'.'.join(key)}"
+        return f"{self.place(key)}: {'.'.join(key)}"
 
-    def line(self, key: Key) -> int:
+    def place(self, key: Key) -> Place:
         """Of `key`, or of the nearest thing around it."""
-        return Document(self.path, None, self.lines, ()).line(key)
+        return Document((str(self.path),), None, self.places).place(key)
 
     def said_at(self, deployment: str, *key: str) -> tuple[str, ...]:
         """Where the file says `key` for a deployment: there, or at its top, which then holds for all."""
         own = ("services", deployment, *key)
-        is_above = key in self.lines or (own[:3] not in self.lines and key[:1] in self.lines)
-        return key if own not in self.lines and is_above else own
+        is_above = key in self.places or (own[:3] not in self.places and key[:1] in self.places)
+        return key if own not in self.places and is_above else own
 
 
 _NOT_YET = {
@@ -227,9 +234,12 @@ _NOT_YET = {
 }
 
 
-def load_graph(path: Path) -> Graph:
-    """Read and check a graph file. Raises GraphError, a line for each problem: `file:line: services.gpt2.device: …`."""
-    document = read_document(path)
+def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence[str] = ()) -> Graph:
+    """Read and check a graph file, and what is laid over it: files, and texts like `gpt2.replicas=2`.
+
+    Raises GraphError, a line for each problem: `file:line: services.gpt2.device: …`.
+    """
+    document = read_layers(path, overrides, assignments)
     if not isinstance(document.values, dict):
         expected = "must be a mapping with the keys name, entry and services"
         raise GraphError(f"{path}:1: {expected}, not {_shown(document.values)}")
@@ -239,19 +249,25 @@ def load_graph(path: Path) -> Graph:
     graph = None if file is None else _graph(path, file, document)
     problems += [] if graph is None else _check_security(graph)
     if problems or graph is None:
-        unique = dict.fromkeys(problem.render(path) for problem in sorted(problems, key=lambda each: each.line))
-        raise GraphError("\n".join(unique))
+        order = sorted(problems, key=lambda each: (document.sources.index(each.place.source), each.place.line))
+        raise GraphError("\n".join(dict.fromkeys(map(str, order))))
     return graph
 
 
 def _graph(path: Path, file: _File, document: Document) -> Graph:
     """What the top of the file says for all is said by each deployment from here on."""
     services = {
-        name: replace(each, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
+        name: replace(each, env={**file.env, **each.env}, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
         for name, each in file.services.items()
     }
     return Graph(
-        path=path, name=file.name, entry=file.entry, services=services, forward=file.forward, lines=document.lines
+        path=path,
+        name=file.name,
+        description=file.description,
+        entry=file.entry,
+        services=services,
+        forward=file.forward,
+        places=document.places,
     )
 
 
@@ -267,7 +283,7 @@ def _check_security(graph: Graph) -> Iterator[Problem]:
         )
         for said, sentence in find_faults(exposure):
             key = graph.said_at(name, *said)
-            yield Problem(graph.line(key), key, sentence)
+            yield Problem(graph.place(key), key, sentence)
 
 
 _adapter = TypeAdapter(_File)
@@ -286,12 +302,21 @@ def _describe(document: Document, errors: Iterable[Mapping[str, Any]]) -> Iterat
         key: Key = tuple(part for part in error["loc"] if part != "[key]")
         if key in ill_read or (error["type"] == "missing" and _is_elsewhere(document, key)):
             continue
-        yield Problem(document.line(key), key, _sentence(error, key))
+        yield document.problem(key, _unknown_deployment(document, error, key) or _sentence(error, key))
 
 
 def _is_elsewhere(document: Document, key: Key) -> bool:
     """A deployment with `url` or `command` needs no class; the sentence about those two is enough."""
-    return key[-1] == "class" and any((*key[:-1], other) in document.lines for other in ("url", "command"))
+    return key[-1] == "class" and any((*key[:-1], other) in document.places for other in ("url", "command"))
+
+
+def _unknown_deployment(document: Document, error: Mapping[str, Any], key: Key) -> str | None:
+    """What is laid over a graph file names a deployment that the file does not have, and does not say what it is."""
+    below = document.sources[0]
+    if error["type"] != "missing" or key[-1] != "class" or document.place(key[:2]).source == below:
+        return None
+    services = [name for name in document.values["services"] if document.place(("services", name)).source == below]
+    return f"missing, and {no_deployment(str(key[1]), services).replace('; ', f' in {below}; ', 1)}"
 
 
 _HINTS = {
@@ -317,6 +342,8 @@ def _sentence(error: Mapping[str, Any], key: Key) -> str:
             return f"must be at least {context['ge']}, not {shown}"
         case "less_than_equal":
             return f"must be at most {context['le']:g}, not {shown}"
+        case "literal_error":
+            return f"must be {context['expected'].replace(chr(39), '')}, not {shown}"
         case "greater_than":
             return f"must be more than {context['gt']:g}, not {shown}"
         case kind if kind in _KINDS:
@@ -334,12 +361,22 @@ _KINDS = {
     "dict_type": "a mapping",
     "dataclass_type": "a mapping",
 }
+_SAID_ELSEWHERE = {
+    "scaling": "replicas: {min: 1, max: 5}",
+    "deployment_strategy": "strategy: rolling, or strategy: recreate",
+    "instance_type": "resources and device",
+    "gpu": "device: cuda",
+    "max_replicas": "replicas: {min: 1, max: 5}",
+}
+"""What others call a thing → what it is called here."""
 
 
 def _unknown_key(key: Key) -> str:
     name = str(key[-1])
     if len(key) == 3 and name in _NOT_YET:
         return _NOT_YET[name]
+    if name in _SAID_ELSEWHERE:
+        return f"unknown key; say {_SAID_ELSEWHERE[name]}"
     known = _known_keys(key)
     return f"unknown key; {near(name, known) or 'known here: ' + ', '.join(known)}"
 
@@ -357,12 +394,6 @@ def _keys(of: type) -> list[str]:
     return ["class" if each.name == "service" else each.name for each in fields(of)]
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'gpt2'?`, or nothing."""
-    found = get_close_matches(name, list(known), n=1)
-    return f"did you mean {found[0]!r}?" if found else ""
-
-
 def _cross_check(document: Document) -> list[Problem]:
     """What no single key shows. The values may still be of any type here."""
     values = document.values
@@ -370,15 +401,15 @@ def _cross_check(document: Document) -> list[Problem]:
     if services is None:
         return []
     if not services:
-        return [Problem(document.line(("services",)), ("services",), "empty; a graph needs at least one deployment")]
+        return [document.problem(("services",), "empty; a graph needs at least one deployment")]
     entry = values.get("entry")
     found = list(_check_ports(document, services, entry))
     if isinstance(entry, str) and entry not in services:
-        found.append(Problem(document.line(("entry",)), ("entry",), _no_deployment(entry, services)))
+        found.append(document.problem(("entry",), no_deployment(entry, services)))
     for name, service in services.items():
         found += _check_bind(document, services, name, _as(dict, _get(service, "bind")) or {})
-        found += _check_env(document, name, _as(dict, _get(service, "env")) or {})
-    return found
+        found += _check_env(document, ("services", name, "env"), _get(service, "env"))
+    return [*found, *_check_env(document, ("env",), values.get("env"))]
 
 
 def _check_ports(document: Document, services: Mapping[str, Any], entry: Any) -> Iterator[Problem]:
@@ -391,13 +422,12 @@ def _check_ports(document: Document, services: Mapping[str, Any], entry: Any) ->
         if type(port) is not int:
             continue
         if port in taken:
-            yield Problem(document.line(key), key, f"{port} is the port of {taken[port]!r} already")
+            yield document.problem(key, f"{port} is the port of {taken[port]!r} already")
         taken.setdefault(port, name)
         replicas = _get(service, "replicas")
         replicas = _get(replicas, "max") if isinstance(replicas, dict) else replicas
         if type(replicas) is int and 1 < replicas <= MAX_REPLICAS:
-            yield Problem(
-                document.line(("services", name, "replicas")),
+            yield document.problem(
                 ("services", name, "replicas"),
                 f"must be 1, not {replicas}: port {port} takes one process; put a deployment of one replica before it",
             )
@@ -408,19 +438,15 @@ def _check_bind(document: Document, services: Mapping[str, Any], name: str, bind
     for handle, target in bind.items():
         if isinstance(target, str) and target not in services:
             key: Key = ("services", name, "bind", handle)
-            found.append(Problem(document.line(key), key, _no_deployment(target, services)))
+            found.append(document.problem(key, no_deployment(target, services)))
     return found
 
 
-def _check_env(document: Document, name: str, env: Mapping[str, Any]) -> Iterator[Problem]:
-    for variable in env:
+def _check_env(document: Document, key: Key, env: Any) -> Iterator[Problem]:
+    for variable in _as(dict, env) or {}:
         if variable.startswith("TOOLKIT_"):
-            key: Key = ("services", name, "env", variable)
-            yield Problem(document.line(key), key, "the launcher's own, as all TOOLKIT_ variables; use the file's keys")
-
-
-def _no_deployment(name: str, services: Mapping[str, Any]) -> str:
-    return f"no deployment is named {name!r}; {near(name, services) or 'there are ' + ', '.join(services)}"
+            sentence = "the launcher's own, as all TOOLKIT_ variables; use the file's keys"
+            yield document.problem((*key, variable), sentence)
 
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from toolkit.launcher.edges import find_edges
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.live import LiveView
-from toolkit.launcher.manifest import Graph, load_graph
+from toolkit.launcher.manifest import Graph
 from toolkit.launcher.output import PlainView, View, is_terminal, wants_colour
 from toolkit.launcher.placement import Placed, describe, place
 from toolkit.launcher.processes import COMMAND, Processes
@@ -24,14 +24,15 @@ from toolkit.spec import ReplicaSpec
 
 
 def up(
-    path: Path, limits: Limits, *, stream: TextIO, environ: Mapping[str, str], command: Sequence[str] = COMMAND
+    graph: Graph, limits: Limits, *, stream: TextIO, environ: Mapping[str, str], command: Sequence[str] = COMMAND
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
-    graph = load_graph(path)
     placed = place(graph, find_machine(environ))
     trust = plan_trust(graph, find_edges(graph, check_edges(graph)) if needs_edges(graph) else {})
     with (
-        Processes(project_folder(path), command=command, environ=environ) as processes,  # signals are caught to the end
+        Processes(
+            project_folder(graph.path), command=command, environ=environ
+        ) as processes,  # signals are caught to the end
         runtime_folder(environ) as folder,
     ):
         launches = plan_launches(graph, placed, folder, limits, trust)
