@@ -32,6 +32,7 @@ tensor_json
 array_files
 connect server inspect
 transport.grpc transport.local transport.pool
+transport.names
 gencode dispatch load
 service
 client status

@@ -12,10 +12,11 @@ from toolkit.client import Client
 from toolkit.contract import watch_serving
 from toolkit.limits import DEFAULT, MessageLimits
 from toolkit.method import Contract
-from toolkit.security import PLAIN
+from toolkit.security import PLAIN, check_outgoing
 from toolkit.spec import Outgoing
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import GrpcTransport
+from toolkit.transport.names import Names
 from toolkit.transport.pool import HandleOptions, PoolTransport
 
 C = TypeVar("C", bound=Client)
@@ -45,7 +46,7 @@ async def connect(
     insecure: bool = False,
 ) -> AsyncIterator[C]:
     """A client of what answers at these addresses, replicas of one another (`HOST:PORT` or `unix:/path`), closed with the
-    block:
+    block. `dns:///HOST:PORT` stands for every address that the host has, as it changes:
 
     `async with connect(ScoringClient, "127.0.0.1:50051") as scoring: await scoring.score(pair, timeout=5)`
 
@@ -75,7 +76,7 @@ def _outgoing(tls: Tls | None, token_file: str, insecure: bool) -> Outgoing:
 
 
 def pool(
-    addresses: Sequence[str],
+    addresses: Sequence[str] | Names,
     contract: Contract,
     *,
     name: str,
@@ -85,15 +86,26 @@ def pool(
     options: HandleOptions | None = None,
 ) -> PoolTransport:
     """What carries a handle's calls to the replicas at `addresses`, which are watched over `grpc.health.v1`."""
+    names = addresses if isinstance(addresses, Names) else Names(addresses)
+    for name in names.names:  # its channels are opened later, when nobody would hear of it
+        check_outgoing(name, outgoing)
 
     def watch(transport: Transport) -> AsyncIterator[bool]:
         return watch_serving(cast("GrpcTransport", transport).channel, contract.name)
 
+    def open_one(address: str) -> Transport:
+        return GrpcTransport(
+            (address,),
+            limits=limits,
+            contract=contract,
+            outgoing=outgoing,
+            keepalive=keepalive,
+            authority=names.authority(address),
+        )
+
     return PoolTransport(
-        addresses,
-        lambda address: GrpcTransport(
-            (address,), limits=limits, contract=contract, outgoing=outgoing, keepalive=keepalive
-        ),
+        names if names.names else names.addresses,
+        open_one,
         name=name,
         watch=watch,
         options=options,

@@ -36,7 +36,7 @@ from toolkit.policy.hedge import HedgeOptions
 from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
-from toolkit.spec import Outgoing, ReplicaSpec, check_address
+from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_target
 from toolkit.tasks import in_daemon_thread
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import GrpcTransport
@@ -45,6 +45,7 @@ from toolkit.transport.pool import HandleOptions, PoolTransport
 log = logging.getLogger("toolkit")
 DRAIN_INCOMPLETE = 8
 CHECK_AGAIN_AFTER: Final = 0.1
+CHECK_TIMEOUT: Final = 5.0
 
 
 async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
@@ -87,11 +88,7 @@ async def _start(
 ) -> Service:
     """The service, loaded and entered, once all of its handles serve what it expects."""
     clients = dependencies(service)
-    checks = [
-        _check(name, clients[name], transport)
-        for name, pool in handles.items()
-        for transport in pool.transports.values()
-    ]
+    checks = [check for name, found in handles.items() for check in _checks(name, clients[name], found)]
     bound = {name: clients[name](transport, spec.bind.get(name, name)) for name, transport in handles.items()}
     args = constructor_arguments(service, spec.args, spec.device)
     reporter.set(control.progress)
@@ -124,6 +121,25 @@ def _told_as(what: str) -> Iterator[None]:
         raise StartError(f"{what}: {told(error)}") from error
 
 
+def _checks(name: str, client: type[Client], handle: PoolTransport) -> list[Coroutine[Any, Any, None]]:
+    if handle.has_names:
+        return [_check_first(name, client, handle)]
+    return [_check(name, client, transport) for transport in handle.transports.values()]
+
+
+async def _check_first(name: str, client: type[Client], handle: PoolTransport) -> None:
+    """Where replicas come and go, the first that is ready speaks for all."""
+    while True:
+        await handle.wait_ready()
+        for address in [replica.address for replica in handle.replicas if replica.is_present]:
+            try:
+                async with asyncio.timeout(CHECK_TIMEOUT):
+                    return await _check(name, client, handle.transports[address])
+            except TimeoutError:
+                break  # it went in this very moment
+        await asyncio.sleep(CHECK_AGAIN_AFTER)
+
+
 async def _check(name: str, client: type[Client], transport: Transport) -> None:
     assert isinstance(transport, GrpcTransport)  # what `_connect` makes
     address = ", ".join(transport.addresses)
@@ -143,13 +159,13 @@ async def _check(name: str, client: type[Client], transport: Transport) -> None:
 
 def _announce(handles: Mapping[str, PoolTransport]) -> None:
     for name, found in handles.items():
-        log.info("handle %s calls %s", name, ", ".join(found.transports))
+        log.info("handle %s calls %s", name, found.where)
 
 
 def _late(timeout: float, handles: Mapping[str, PoolTransport]) -> str:
     """What keeps a start that is not ready in time."""
     silent = [
-        f"handle {name} at {', '.join(found.transports)}"
+        f"handle {name} at {found.where}"
         for name, found in handles.items()
         if not any(_is_connected(transport) for transport in found.transports.values())
     ]
@@ -283,7 +299,11 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
     )
     parser.add_argument("--device", help="cpu or cuda:N")
     parser.add_argument(
-        "--handle", action="append", default=[], metavar="NAME=ADDRESS", help="where a handle's deployment answers"
+        "--handle",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS",
+        help="where a handle's deployment answers; dns:///HOST:PORT: at each address of the host",
     )
     parser.add_argument("--reflection", action="store_true", default=None, help="serve gRPC reflection")
     _add_security(parser)
@@ -296,8 +316,9 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
         for name, separator, address in (text.partition("=") for text in options.handle):
             if not separator or not address:
                 raise ValueError(f"--handle {name}: write NAME=ADDRESS")
-            check_address(address)
             addresses[name] = (*addresses.get(name, ()), address)
+        for address in (each for those in addresses.values() for each in those):
+            check_target(address)
         for address in options.listen or spec.listen:
             check_address(address)
         secured = _secured(options, spec, addresses)

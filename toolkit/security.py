@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from toolkit.credentials import Watched, bearer, check_private, find_refusal, watch_tokens
 from toolkit.errors import StartError
 from toolkit.handshake import check_authority, check_pair, explain
-from toolkit.spec import Incoming, Outgoing, is_exposed
+from toolkit.spec import DNS, Incoming, Outgoing, is_exposed
 
 log = logging.getLogger("toolkit")
 
@@ -242,13 +242,28 @@ def identities(auth_context: Any) -> frozenset[str]:
     return frozenset({uri for uri in uris if "://" in uri} | {name for name in names if "://" not in name})
 
 
-def open_channel(target: str, options: Options, outgoing: Outgoing = PLAIN) -> grpc.aio.Channel:
-    """A channel to `target`. Raises StartError where its files are wrong, or a token would travel for all to read."""
+def check_outgoing(target: str, outgoing: Outgoing) -> None:
+    """Raise StartError where a channel to `target` could not be opened: its files are wrong, or a token would travel for all
+    to read.
+    """
+    _check_token_is_safe(target, outgoing)
+    if outgoing.token_file:
+        _watch_tokens(outgoing.token_file)
+    if outgoing.tls:
+        _watch_pem(outgoing)
+
+
+def _check_token_is_safe(target: str, outgoing: Outgoing) -> None:
     if outgoing.token_file and not outgoing.tls and not outgoing.insecure and is_exposed(target):
         raise StartError(
-            f"the token would go to {target.removeprefix('dns:///')} unencrypted; use TLS (--ca, or `tls=`), "
+            f"the token would go to {target.removeprefix(DNS)} unencrypted; use TLS (--ca, or `tls=`), "
             "or say --insecure (`insecure=True`) where you trust the network between"
         )
+
+
+def open_channel(target: str, options: Options, outgoing: Outgoing = PLAIN) -> grpc.aio.Channel:
+    """A channel to `target`. Raises StartError where its files are wrong, or a token would travel for all to read."""
+    _check_token_is_safe(target, outgoing)
     if not outgoing.tls and not outgoing.token_file:
         return grpc.aio.insecure_channel(target, options=options)
     return GuardedChannel(target, options, outgoing)

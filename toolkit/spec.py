@@ -10,6 +10,8 @@ from typing import Any
 
 PREFIX = "TOOLKIT_"
 MIB = 1 << 20
+DNS = "dns:///"
+"""Before a `HOST:PORT` whose host stands for all replicas."""
 MAX_SOCKET_PATH = 103
 """Bytes that every platform can bind."""
 
@@ -66,7 +68,7 @@ class ReplicaSpec:
     device: str = "cpu"
     """What placement gave to this replica, as torch names it: `cpu`, `cuda:0`. Handed to a class that takes `device`."""
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Deployment → where its replicas listen."""
+    """Deployment → where its replicas listen; `dns:///HOST:PORT` stands for every address of the host."""
     bind: Mapping[str, str] = field(default_factory=dict)
     """Handle → deployment, where the two names differ."""
     timeout: float = 60.0
@@ -126,6 +128,11 @@ class ReplicaSpec:
         return cls(**found)
 
 
+def check_target(address: str) -> None:
+    """Raises ValueError for what cannot be called: an address, or `dns:///HOST:PORT`."""
+    check_address(address.removeprefix(DNS))
+
+
 def check_address(address: str) -> None:
     """Raises ValueError for what is neither `HOST:PORT` nor `unix:/absolute/path`."""
     if address.startswith("unix:"):
@@ -136,7 +143,7 @@ def check_address(address: str) -> None:
             raise ValueError(f"{address}: a socket's path has at most {MAX_SOCKET_PATH} bytes")
         return
     host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if not host or "/" in host or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise ValueError(f"{address}: write HOST:PORT, or unix:/absolute/path")
 
 
@@ -144,7 +151,7 @@ def is_exposed(address: str) -> bool:
     """Whether others than this machine's processes may reach it: not a Unix socket, and not on the loopback."""
     if address.startswith("unix:"):
         return False
-    host = address.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    host = address.removeprefix(DNS).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
     try:
         return not ip_address(host).is_loopback
     except ValueError:

@@ -71,6 +71,10 @@ SENTENCES: dict[tuple[str, ...], str] = {
     ("classes:Caller", "--handle", "leaf=127.0.0.1:1"): (
         "not ready after 0.7 s: nobody answers for handle leaf at 127.0.0.1:1; start it, or name another address"
     ),
+    ("classes:Caller", "--handle", "leaf=dns:///no.such.host.invalid:1"): (
+        "not ready after 0.7 s: nobody answers for handle leaf at dns:///no.such.host.invalid:1 (Name or service not "
+        "known); start it, or name another address"
+    ),
     ("services.echo.service:Echo", "--listen", "192.0.2.1:5000", "--insecure"): (
         "cannot listen on 192.0.2.1:5000: it is no address of this machine; 127.0.0.1 is, and 0.0.0.0 stands for all"
     ),
@@ -89,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", SENTENCES, ids=" ".join)
 def test_a_service_that_cannot_start_is_told_in_one_sentence(folder: Path, command: tuple[str, ...]) -> None:
-    env = {"TOOLKIT_START_TIMEOUT": "0.7"} if "leaf=127.0.0.1:1" in command else {}
+    env = {"TOOLKIT_START_TIMEOUT": "0.7"} if "--handle" in command else {}
     with alone(*command, folder=folder, env=env) as process:
         assert process.wait_exit() == 1
     assert process.errors == [f"error: {SENTENCES[command]}"], "\n".join(process.said)

@@ -21,6 +21,7 @@ from toolkit import replica
 from toolkit.connect import connect
 from toolkit.contract import fetch_service, served
 from toolkit.errors import Code, ServiceError
+from toolkit.launcher.addresses import pick_free_port
 
 pytestmark = pytest.mark.integration
 
@@ -115,6 +116,17 @@ async def test_a_handle_is_given_by_its_address_and_waited_for(folder: Path) -> 
     with alone("classes:Caller", "--handle", f"leaf={address}", folder=folder) as caller:
         assert f"handle leaf calls {address}" in caller.wait_line("handle leaf")
         with alone(CLASS, "--listen", address, folder=folder) as leaf:
+            leaf.wait_ready()
+            (entry,) = caller.wait_ready()
+            async with connect(EchoClient, entry) as echo:
+                assert await echo.say(Note(text="through"), timeout=10) == Note(text="through")
+
+
+async def test_a_handle_is_given_by_a_name_too(folder: Path) -> None:
+    port = pick_free_port()
+    with alone("classes:Caller", "--handle", f"leaf=dns:///localhost:{port}", folder=folder) as caller:
+        assert f"handle leaf calls dns:///localhost:{port}" in caller.wait_line("handle leaf")
+        with alone(CLASS, "--listen", f"127.0.0.1:{port}", folder=folder) as leaf:
             leaf.wait_ready()
             (entry,) = caller.wait_ready()
             async with connect(EchoClient, entry) as echo:
@@ -236,6 +248,8 @@ def test_it_tells_its_launcher_how_its_start_goes_on_and_why_it_failed(
         (["a:B", "--handle", "leaf"], "--handle leaf: write NAME=ADDRESS"),
         (["a:B", "--handle", "leaf="], "--handle leaf: write NAME=ADDRESS"),
         (["a:B", "--handle", "leaf=somewhere"], "somewhere: write HOST:PORT"),
+        (["a:B", "--handle", "leaf=dns:///somewhere"], "somewhere: write HOST:PORT"),
+        (["a:B", "--listen", "dns:///somewhere:1"], "dns:///somewhere:1: write HOST:PORT"),
         (["a:B", "--no-such"], "unrecognized arguments: --no-such"),
     ],
 )

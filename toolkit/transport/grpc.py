@@ -18,7 +18,7 @@ from toolkit.errors import Code, ServiceError
 from toolkit.limits import MessageLimits
 from toolkit.method import Contract, Method
 from toolkit.security import PLAIN, open_channel
-from toolkit.spec import Outgoing
+from toolkit.spec import DNS, Outgoing
 from toolkit.status import from_status
 from toolkit.tasks import wait_closed
 from toolkit.transport.base import Call, Feed
@@ -44,12 +44,18 @@ class GrpcTransport:
         contract: Contract | None = None,
         outgoing: Outgoing = PLAIN,
         keepalive: bool = False,
+        authority: str = "",
     ) -> None:
-        """`keepalive` notices within 1.5 s that the other side hangs; servers other than ours take it for an attack."""
+        """`authority` is the `HOST:PORT` that the server is called by, and certified for, where `addresses` do not say it.
+
+        `keepalive` notices within 1.5 s that the other side hangs; servers other than ours take it for an attack."""
         self.addresses = tuple(addresses)
         self._limits = limits
         largest = limits.default if contract is None else limits.largest(contract)
-        self.channel = open_channel(target(addresses), _options(largest) + (KEEPALIVE if keepalive else []), outgoing)
+        options = _options(largest) + (KEEPALIVE if keepalive else [])
+        if authority and not outgoing.server_name:
+            options.append(("grpc.default_authority", authority))
+        self.channel = open_channel(target(addresses), options, outgoing)
         self._callables: dict[str, tuple[Any, int]] = {}
 
     async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
@@ -133,7 +139,7 @@ class GrpcTransport:
 def target(addresses: Sequence[str]) -> str:
     """gRPC's name for these addresses. Raises ValueError where it has none."""
     if len(addresses) == 1:
-        return addresses[0] if addresses[0].startswith("unix:") else f"dns:///{addresses[0]}"
+        return addresses[0] if addresses[0].startswith(("unix:", DNS)) else DNS + addresses[0]
     if all(address.startswith("unix:") for address in addresses):
         return "unix:" + ",".join(address.removeprefix("unix:") for address in addresses)
     if all(address.rpartition(":")[0].replace(".", "").isdigit() for address in addresses):

@@ -33,6 +33,7 @@ from toolkit.policy.replica import Replica
 from toolkit.policy.retry import BudgetOptions, Failure, RetryBudget, RetryOptions, RetryPolicy
 from toolkit.tasks import wait_closed
 from toolkit.transport.base import Call, Transport
+from toolkit.transport.names import Names
 
 log = logging.getLogger("toolkit")
 
@@ -87,13 +88,14 @@ class PoolTransport:
 
     def __init__(
         self,
-        addresses: Iterable[str],
+        addresses: Iterable[str] | Names,
         connect: Callable[[str], Transport],
         *,
         name: str,
         watch: Watch | None = None,
         options: HandleOptions | None = None,
     ) -> None:
+        """Where names say where the replicas are, calls wait for the first answer to what they stand for."""
         self._options = HandleOptions() if options is None else options
         self._connect = connect
         self._watch = watch
@@ -112,12 +114,28 @@ class PoolTransport:
         """Replicas of which nothing is known yet."""
         self._heard = asyncio.Event()
         """A replica is ready, or none is and all have said so."""
-        self.set_addresses(addresses)
+        self._names: Names | None = None
+        self._following: asyncio.Task[None] | None = None
+        if isinstance(addresses, Names):
+            self._names = addresses
+            self._following = asyncio.create_task(self._follow_names(addresses))
+        else:
+            self.set_addresses(addresses)
 
     @property
     def transports(self) -> Mapping[str, Transport]:
         """Address → the connection to that replica."""
         return self._transports
+
+    @property
+    def has_names(self) -> bool:
+        """Whether its replicas are where names say."""
+        return self._names is not None
+
+    @property
+    def where(self) -> str:
+        """The addresses of its replicas; without any, the names that should stand for them."""
+        return ", ".join(self._transports) or (str(self._names) if self._names else "no address")
 
     @property
     def budget(self) -> RetryBudget:
@@ -141,14 +159,16 @@ class PoolTransport:
         wanted = tuple(dict.fromkeys(addresses))
         gone = self._balancer.set_replicas(wanted)
         self._unheard.intersection_update(wanted)
+        for replica in gone:
+            self._let_go(replica.address)
         for address in wanted:
             if address not in self._transports:
                 self._transports[address] = self._connect(address)
                 self._start_watching(address)
-        for replica in gone:
-            self._let_go(replica.address)
         if not self._unheard:
             self._heard.set()
+        elif not any(replica.is_present for replica in self._balancer.replicas):
+            self._heard.clear()  # calls wait for those that are new, as in the first moment
 
     async def wait_ready(self) -> None:
         """Return once a replica is ready."""
@@ -171,6 +191,8 @@ class PoolTransport:
         return self._stream(method, call, lambda transport: transport.bidi_stream(method, requests, call))
 
     async def close(self) -> None:
+        if self._following is not None:
+            await wait_closed(self._following)
         self.set_addresses(())
         self._is_closed = True
         for address in tuple(self._transports):
@@ -329,9 +351,8 @@ class PoolTransport:
         course.attempts += 1
         replica = self._balancer.pick(course.tried) or (self._balancer.pick() if course.tried else None)
         if replica is None:
-            known = ", ".join(self._transports) or "no address"
             raise ServiceError(
-                Code.UNAVAILABLE, f"{self._name}: nobody answers, or none is ready, at {known}", unseen=True
+                Code.UNAVAILABLE, f"{self._name}: nobody answers, or none is ready, at {self.where}", unseen=True
             )
         course.tried.append(replica)
         if method.client_streaming:
@@ -367,6 +388,15 @@ class PoolTransport:
         remaining = None if call.deadline is None else call.deadline.remaining()
         return self._retry.next_delay(failure, attempt=course.attempts, remaining=remaining)
 
+    async def _follow_names(self, names: Names) -> None:
+        async for addresses in names.watch():
+            try:
+                self.set_addresses(addresses)
+            except (
+                Exception
+            ) as error:  # the files of a guarded channel may be wrong by now: next time they may be right
+                log.error("%s: not all of %s can be called", self._name, ", ".join(addresses), exc_info=error)
+
     def _start_watching(self, address: str) -> None:
         if self._watch is None:
             self._set_ready(address, True)
@@ -387,6 +417,8 @@ class PoolTransport:
         self._unheard.discard(address)
         if is_ready:
             self._ready.set()
+        elif self._names is not None:
+            self._names.ask_again()
         if is_ready or not self._unheard:
             self._heard.set()
 
