@@ -19,6 +19,9 @@ from toolkit.wire import GROUP, LENGTH, varint
 
 FILLER = varint(99_999 << 3 | LENGTH) + varint(codec.VIEW_FROM) + bytes(codec.VIEW_FROM)
 """An unknown field that makes a message large, so that it is read by slicing."""
+_ELEMENTS = b"\x08\x06\x12\x02" + varint(codec.VIEW_FROM) + b"\x7a" + varint(codec.VIEW_FROM) + bytes(codec.VIEW_FROM)
+LAST = b"\x0a" + varint(len(_ELEMENTS)) + _ELEMENTS
+"""The pixels of an Image, behind whatever else it has."""
 
 
 def theirs(cls: Any) -> Any:

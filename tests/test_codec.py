@@ -429,3 +429,62 @@ def _read(cls: Any, data: bytes) -> Any:
 def test_wrappers_and_times_survive_inside_of_messages() -> None:
     for cls in (wrappers_pb2.Int64Value, wrappers_pb2.StringValue):
         assert codec.decode(cls, codec.encode(cls())) == cls()
+
+
+def image(caption: str, pixels: Tensor) -> bytes:
+    return codec.encode(Image(pixels=pixels, caption=caption))
+
+
+@given(
+    st.text(max_size=40),
+    st.sampled_from([DType.UINT8, DType.INT8, DType.FLOAT32, DType.BOOL]),
+    st.sampled_from([LARGE - 4, LARGE, LARGE + 4]),
+    st.booleans(),
+)
+@settings(max_examples=200)
+def test_what_is_remembered_of_a_message_changes_nothing(caption: str, dtype: DType, size: int, ones: bool) -> None:
+    """A message whose like was read and written before is as one that was not."""
+    shape = (size,) if dtype != DType.FLOAT32 else (size // 4, 1)
+    message = Image(caption=caption, pixels=Tensor(dtype, shape, bytes([ones]) * size))
+    data = codec.encode(message)
+    assert theirs(Image).FromString(data).pixels.data == message.pixels.data  # type: ignore[union-attr]  # set above
+    assert codec.decode(Image, data) == message
+    assert codec.decode(Image, bytes(bytearray(data))) == message
+    assert codec.encode(codec.decode(Image, data)) == data
+
+
+def test_a_remembered_beginning_is_not_believed_for_another_message() -> None:
+    data = image("a cat", tensor(LARGE))
+    assert codec.decode(Image, data) == codec.decode(Image, data)
+    other = data.replace(b"a cat", b"a dog")
+    assert codec.decode(Image, other).caption == "a dog"
+    with pytest.raises(codec.DecodeError, match="takes"):
+        codec.decode(Image, data.replace(varint(LARGE) + b"\x72", varint(LARGE + 1) + b"\x72", 1))
+    with pytest.raises(codec.DecodeError):
+        codec.decode(Image, data.replace(b"a cat", b"a \xffat"))
+
+
+def test_what_comes_behind_the_elements_counts() -> None:
+    """Also where the message is as long as one that ended with them."""
+    long = image("", tensor(LARGE + 7))
+    assert codec.decode(Image, long) == codec.decode(Image, long)
+    short = image("", tensor(LARGE))
+    behind = short + field(2, b"x" * (len(long) - len(short) - 2))
+    assert len(behind) == len(long)
+    assert codec.decode(Image, behind).caption == codec.decode(Image, behind).caption == "xxxxx"
+
+
+def test_booleans_are_looked_at_each_time() -> None:
+    good = image("", Tensor(DType.BOOL, (LARGE,), bytes(LARGE)))
+    assert codec.decode(Image, good) == codec.decode(Image, good)
+    with pytest.raises(codec.DecodeError, match="only 0 and 1"):
+        codec.decode(Image, good[:-1] + b"\2")
+
+
+def test_messages_of_ever_new_sizes_are_not_remembered_for_ever() -> None:
+    for size in range(LARGE, LARGE + codec.HEADS + 10):
+        assert codec.decode(Image, image("", tensor(size))).pixels is not None
+    lone = codec._plan(Image).lone  # type: ignore[union-attr]  # no public way to see it
+    assert lone is not None
+    assert len(lone._layouts) <= codec.HEADS
+    assert len(lone._frames) <= codec.HEADS

@@ -33,6 +33,7 @@ from toolkit.wire import GROUP, LENGTH, MAX_DEPTH, DecodeError, scan, varint
 __all__ = ["MAX_TENSORS", "DecodeError", "EncodeError", "decode", "encode"]
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 HEADS: Final = 1024
 """Tensors' heads that are remembered, ready made and ready read: a service sees few different dtypes and shapes."""
@@ -52,7 +53,7 @@ def encode(message: Any) -> bytes:
     Raises EncodeError naming the field at fault.
     """
     try:
-        return _plan(type(message)).encode(message)
+        return (_plans.get(type(message)) or _plan(type(message))).encode(message)
     except RecursionError:
         raise EncodeError(
             f"{type(message).__name__}: nested too deeply; {MAX_DEPTH} levels is what others read"
@@ -66,10 +67,13 @@ def decode(cls: type[M], data: bytes, limit: int = DEFAULT) -> M:
 
     Raises DecodeError, also for a message whose objects would take more than `limit` bytes of memory (see toolkit.budget).
     """
-    plan = _plan(cls)
+    plan = _plans.get(cls) or _plan(cls)
     try:
-        if len(data) >= VIEW_FROM and (plan.slices or plan.growth.may_exceed(limit, len(data))):
-            Budget(limit).charge(plan.table, data, 0, len(data))
+        if len(data) >= VIEW_FROM:
+            if plan.lone is not None and (message := plan.lone.read(data)) is not None:
+                return cast("M", message)
+            if plan.slices or plan.growth.may_exceed(limit, len(data)):
+                Budget(limit).charge(plan.table, data, 0, len(data))
         return cast("M", plan.decode(data))
     except (ProtobufDecodeError, UnicodeDecodeError) as error:
         raise DecodeError(str(error)) from None
@@ -121,6 +125,8 @@ class _MessagePlan:
         self._set_all = _straight_line("pb, message, depth", [f.set_line for f in plain], helpers)
         self._read_plain = _straight_line("pb, message", [f.read_line for f in plain], helpers)
         self._read_all = _straight_line("pb, message", [f.read_line for _, f in fields], helpers)
+        lone = [(f.number, plan) for f, plan in fields if _is_gathered(f)]
+        self.lone = _LoneTensor(self, *lone[0]) if len(lone) == 1 and _is_lone(descriptor, lone[0][0], cls) else None
 
     def fill(self, pb: Any, message: Any, depth: int) -> None:
         """Set the plain fields of protobuf's message, and what this side does not know."""
@@ -139,6 +145,8 @@ class _MessagePlan:
             self.pb.MergeFromString(pb, unknown)
 
     def encode(self, message: Any) -> bytes:
+        if self.lone is not None:
+            return self.lone.encode(message)
         return _joined(self, message) if self.gathered else self.plain_bytes(message, 0)
 
     def plain_bytes(self, message: Any, depth: int) -> bytes:
@@ -156,8 +164,17 @@ class _MessagePlan:
 
     def decode(self, data: bytes) -> Any:
         if self.gathered and len(data) >= VIEW_FROM:
-            return self.slice(data, ((0, len(data)),), 0)
+            message = self.slice(data, ((0, len(data)),), 0)
+            if self.lone is not None:
+                self.lone.learn(data, message)
+            return message
         return self.from_pb(self.pb.FromString(data))
+
+    def read_plain(self, plain: bytes) -> Any:
+        """A message that has only plain fields yet."""
+        message = object.__new__(self.cls)
+        self._read_plain(self.pb.FromString(plain), message)
+        return message
 
     def from_pb(self, pb: Any) -> Any:
         message = object.__new__(self.cls)
@@ -230,6 +247,96 @@ class _MessagePlan:
                 raise EncodeError(f"{self._name}: {' and '.join(both)} are both set, of oneof {name} only one may be")
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things are in a message whose last field is a tensor."""
+
+    header: bytes
+    """All that comes before the elements."""
+    plain: bytes
+    """What of it is not the tensor's."""
+    dtype: DType
+    shape: tuple[int, ...]
+    residue: int
+    """Of the message's address, by which the elements are aligned. CPython's `id` is the address of an object, and the
+    content of bytes begins at the same distance from it always."""
+
+
+class _LoneTensor:
+    """A short cut for the usual message: one tensor, behind everything else. What comes before the elements is mostly as
+    in an earlier message, so that it is remembered: neither made nor looked through again. It decides nothing by itself;
+    what it remembers was made, or checked, on the way that all messages go.
+    """
+
+    def __init__(self, plan: _MessagePlan, number: int, field: _Field) -> None:
+        self._plan = plan
+        self._number = number
+        self._attribute = field.attribute
+        self._frames: dict[tuple[int, int, tuple[int, ...]], bytes] = {}
+        self._layouts: dict[int, _Layout] = {}
+
+    def encode(self, message: Any) -> bytes:
+        tensor = getattr(message, self._attribute)
+        if type(tensor) is not Tensor or tensor.data.nbytes < VIEW_FROM:
+            return _joined(self._plan, message)
+        head = self._plan.plain_bytes(message, 0)
+        key = (len(head) % ALIGNMENT, tensor.dtype, tensor.shape)
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = _remember(self._frames, key, self._frame(key[0], tensor))
+        return b"".join((head, frame, tensor.data))
+
+    def _frame(self, offset: int, tensor: Tensor) -> bytes:
+        """What comes between fields that end at `offset` and the elements."""
+        out = _Parts()
+        out.parts.append(bytes(offset))
+        self._plan.gathered[self._number].gather(tensor, out, 1)
+        out.settle()
+        return b"".join(out.parts[1:-1])
+
+    def read(self, data: bytes) -> Any:
+        """The message in `data`, or None where there was none like it yet."""
+        layout = self._layouts.get(len(data))
+        if layout is None or not data.startswith(layout.header) or id(data) % ALIGNMENT != layout.residue:
+            return None
+        message = self._plan.read_plain(layout.plain)
+        elements = memoryview(data)[len(layout.header) :]
+        setattr(message, self._attribute, Tensor.of_checked(layout.dtype, layout.shape, elements))
+        return message
+
+    def learn(self, data: bytes, message: Any) -> None:
+        """Remember how `data` begins, where that alone says what is in `message`, which was read from it."""
+        tensor: Tensor | None = getattr(message, self._attribute)
+        if tensor is None or tensor.data.obj is not data or tensor.dtype == DType.BOOL:
+            return
+        if getattr(message, "_unknown", b""):
+            return
+        start, end = len(data) - tensor.nbytes, len(data)
+        if start > USUAL_HEAD:
+            return
+        plain: list[bytes] = []
+        for number, _, tag, body, stop in scan(data, 0, end):
+            if number != self._number:
+                plain.append(data[tag:stop])
+            elif [(b, e) for n, _, _, b, e in scan(data, body, stop) if n == _DATA] != [(start, end)]:
+                return
+        layout = _Layout(data[:start], b"".join(plain), tensor.dtype, tensor.shape, id(data) % ALIGNMENT)
+        _remember(self._layouts, end, layout)
+
+
+def _remember(known: dict[Any, T], key: Any, value: T) -> T:
+    if len(known) >= HEADS:
+        known.clear()
+    known[key] = value
+    return value
+
+
+def _is_lone(descriptor: Descriptor, number: int, cls: type[Any]) -> bool:
+    field = descriptor.fields_by_number[number]
+    is_tensor = _message_type(field).full_name == "toolkit.v1.Tensor"
+    return is_tensor and not field.is_repeated and field.containing_oneof is None and cls is not _Entry
+
+
 class _TensorPlan:
     """How `Tensor` moves to and from bytes: the one type whose payload never passes through protobuf."""
 
@@ -239,6 +346,7 @@ class _TensorPlan:
         self._usual_head = lru_cache(HEADS)(self._read_head)
 
     slices = True
+    lone: Final = None
 
     def gather(self, value: Tensor, out: _Parts, depth: int) -> int:
         if depth > MAX_DEPTH:
@@ -300,6 +408,7 @@ class _ForeignPlan:
         self.decode = cls.FromString
 
     slices = False
+    lone: Final = None
 
     def encode(self, message: ProtobufMessage) -> bytes:
         return message.SerializeToString()
@@ -425,13 +534,17 @@ class _Parts:
         self.parts.append(b"")
 
     def join(self) -> bytes:
-        """The one copy of the tensors on their way out. Padding can make a length before it longer by a byte, which moves
-        what follows, so the places are gone through again then. Paddings only grow.
+        """The one copy of the tensors on their way out."""
+        self.settle()
+        return b"".join(self.parts)
+
+    def settle(self) -> None:
+        """Padding can make a length before it longer by a byte, which moves what follows, so the places are gone through
+        again then. Paddings only grow.
         """
         for _ in range(4):
             if not self._pad():
                 break
-        return b"".join(self.parts)
 
     def _pad(self) -> bool:
         """Whether a length before a padding took another byte."""

@@ -96,6 +96,12 @@ EXTENDED: Final[dict[int, int]] = {
 Source: https://github.com/dmlc/dlpack/blob/v1.1/include/dlpack/dlpack.h
 """
 _NAMES: Final[dict[str, DType]] = {dtype.name.lower(): dtype for dtype in DType if dtype}
+_USUAL: Final[dict[np.dtype[Any], DType]] = (
+    {np.dtype(name): dtype for name, dtype in _NAMES.items() if name.rstrip("0123456789") in ("int", "uint", "float")}
+    if sys.byteorder == "little"
+    else {}
+)
+"""Kinds whose contiguous arrays are as they have to be."""
 _BITS: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("u1"), 2: np.dtype("<u2")}
 """Bytes of one element → what numpy, without ml_dtypes, can hold it as."""
 _CPU: Final = 1
@@ -116,9 +122,11 @@ class Tensor:
     the size of an element.
     """
 
-    __slots__ = ("_data", "dtype", "shape")
+    __slots__ = ("data", "dtype", "shape")
     dtype: DType
     shape: tuple[int, ...]
+    data: memoryview
+    """The elements' bytes, read-only."""
 
     def __init__(self, dtype: DType, shape: tuple[int, ...], data: bytes | memoryview) -> None:
         itemsize = ITEMSIZE.get(dtype)
@@ -142,7 +150,7 @@ class Tensor:
             raise ValueError(f"tensor of dtype BOOL with a byte of {largest}; only 0 and 1 are booleans")
         self.dtype = dtype if type(dtype) is DType else DType(dtype)
         self.shape = shape if type(shape) is tuple else tuple(map(index, shape))
-        self._data = view
+        self.data = view
 
     @classmethod
     def of(cls, array: Any) -> Tensor:
@@ -152,6 +160,8 @@ class Tensor:
         A contiguous array in the CPU's memory is shared, anything else is copied once. Raises TypeError for what is no
         dense array of numbers, and says what to do with it.
         """
+        if type(array) is np.ndarray:
+            return _of_numpy(array)
         if isinstance(array, Tensor):
             return array
         torch = sys.modules.get("torch")
@@ -163,14 +173,18 @@ class Tensor:
             return _of_dlpack(array, torch)
         return _of_numpy(_as_numpy(array))
 
-    @property
-    def data(self) -> memoryview:
-        """The elements' bytes, read-only."""
-        return self._data
+    @classmethod
+    def of_checked(cls, dtype: DType, shape: tuple[int, ...], data: memoryview) -> Tensor:
+        """A tensor of what the codec has checked before, so that it is not checked again."""
+        tensor = object.__new__(cls)
+        tensor.dtype = dtype
+        tensor.shape = shape
+        tensor.data = data
+        return tensor
 
     @property
     def nbytes(self) -> int:
-        return self._data.nbytes
+        return self.data.nbytes
 
     @property
     def ndim(self) -> int:
@@ -178,7 +192,7 @@ class Tensor:
 
     def numpy(self) -> NDArray[Any]:
         """A read-only view of the elements, of this shape. bfloat16 and float8 need the package ml_dtypes."""
-        return np.frombuffer(self._data, dtype=numpy_dtype(self.dtype)).reshape(self.shape)
+        return np.frombuffer(self.data, dtype=numpy_dtype(self.dtype)).reshape(self.shape)
 
     def copy(self) -> NDArray[Any]:
         """A writable numpy array of its own memory."""
@@ -230,7 +244,7 @@ class Tensor:
         return (
             self.dtype == other.dtype
             and self.shape == other.shape
-            and bool(np.array_equal(np.frombuffer(self._data, np.uint8), np.frombuffer(other._data, np.uint8)))
+            and bool(np.array_equal(np.frombuffer(self.data, np.uint8), np.frombuffer(other.data, np.uint8)))
         )
 
     __hash__ = None  # type: ignore[assignment]  # equal by content, and content may be large
@@ -240,10 +254,10 @@ class Tensor:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Its own memory, so that neither a later change of the array nor the message's life concerns it."""
-        return Tensor(self.dtype, self.shape, bytes(self._data))
+        return Tensor(self.dtype, self.shape, bytes(self.data))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tensor, (self.dtype, self.shape, bytes(self._data))
+        return Tensor, (self.dtype, self.shape, bytes(self.data))
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype.name.lower()}, {list(self.shape)})"
@@ -260,6 +274,15 @@ def _listed(shape: tuple[int, ...]) -> str:
 
 def _of_numpy(array: Any) -> Tensor:
     """Of an array or a scalar of numpy's."""
+    usual = _USUAL.get(array.dtype) if type(array) is np.ndarray else None
+    if (
+        usual is not None
+        and array.ndim <= MAX_RANK
+        and array.size
+        and (flags := array.flags).c_contiguous
+        and flags.aligned
+    ):
+        return Tensor.of_checked(usual, array.shape, array.data.toreadonly().cast("B"))
     dtype = _NAMES.get(array.dtype.name)
     if dtype is None or isinstance(array, np.ma.MaskedArray):
         raise TypeError(_numpy_refusal(array))

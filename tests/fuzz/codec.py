@@ -1,7 +1,8 @@
 """Looks for bytes that the codec and protobuf do not read alike: `scripts/fuzz [EXECUTIONS]`.
 
-The first byte of an input chooses the message type, and whether the rest comes behind a filler that has it sliced. What
-follows is the message. Whatever the codec raises besides DecodeError, and any disagreement, is a crash.
+The first byte of an input chooses the message type, and whether the rest comes behind a filler that has it sliced, or
+before a tensor at the end, which is read by a short cut the second time. What follows is the message. Whatever the codec
+raises besides DecodeError, and any disagreement, is a crash.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ TYPES: Final = (
 """Their order is that of the first byte in the corpus."""
 
 
-def targets() -> list[tuple[Any, bytes]]:
-    """What each first byte stands for: a message class, and what comes before the message."""
-    from tests.reference import FILLER  # after the instrumentation, as all that imports the toolkit
+def targets() -> list[tuple[Any, bytes, bytes]]:
+    """What each first byte stands for: a message class, and what comes before and behind the message."""
+    from services.echo.v1.echo_toolkit import Image
+    from tests.reference import FILLER, LAST  # after the instrumentation, as all that imports the toolkit
 
     classes = [getattr(importlib.import_module(f"golden.{m}_toolkit"), c) for m, c in (t.split(":") for t in TYPES)]
-    return [(cls, filler) for filler in (b"", FILLER) for cls in classes]
+    return [(cls, filler, b"") for filler in (b"", FILLER) for cls in classes] + [(Image, b"", LAST)]
 
 
 def make_check() -> Any:
@@ -35,8 +37,9 @@ def make_check() -> Any:
     every = targets()
 
     def check(data: bytes) -> None:
-        cls, filler = every[data[0] % len(every)] if data else every[0]
-        check_agreement(cls, filler + data[1:])
+        cls, before, behind = every[data[0] % len(every)] if data else every[0]
+        for _ in range(2 if behind else 1):
+            check_agreement(cls, before + data[1:] + behind)
 
     return check
 
