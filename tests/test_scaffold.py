@@ -34,7 +34,7 @@ def test_a_project_has_what_a_newcomer_looks_for(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["acme"]
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert files == {
-        *(".gitignore", "README.md", "graph.yaml", "pyproject.toml", "tests/test_search.py"),
+        *(".gitignore", "README.md", "graph.schema.json", "graph.yaml", "pyproject.toml", "tests/test_search.py"),
         *("protos/acme/embedding/v1/embedding.proto", "protos/acme/search/v1/search.proto"),
         *("acme/embedding/service.py", "acme/search/service.py"),
     }

@@ -21,7 +21,7 @@ cli
 launcher.up
 launcher.supervisor launcher.inspector launcher.addresses
 launcher.trust
-launcher.placement launcher.edges
+launcher.placement launcher.edges launcher.schema
 launcher.manifest launcher.processes launcher.live
 launcher.layers
 launcher.document launcher.devices launcher.events launcher.folder launcher.lifecycle launcher.lines launcher.output

@@ -323,6 +323,19 @@ def certs(
     typer.echo(f"\nadd to {file}:\n{advice(shown, graph.entry, clients)}")
 
 
+@app.command(
+    epilog="""\b
+Example:
+  toolkit schema > graph.schema.json     and at the top of the graph file:
+  # yaml-language-server: $schema=graph.schema.json
+"""
+)
+def schema() -> None:
+    """Print the JSON schema of the graph file, for editors."""
+    text = Path(__file__).parent.joinpath("launcher", "graph.schema.json").read_text(encoding="utf-8")
+    typer.echo(text, nl=False)
+
+
 def _duration(option: str, text: str) -> float:
     from toolkit.launcher.manifest import parse_duration
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    with_config,
+)
 
 from toolkit.errors import GraphError
 from toolkit.launcher.document import Document, Key, Place, Problem
@@ -61,19 +70,43 @@ def _check(test: Any, expectation: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
-_Name = Annotated[str, _check(_NAME.fullmatch, "lower-case letters, digits, - or _, a letter first, 40 at most")]
-_ClassPath = Annotated[str, _check(_is_class_path, 'shaped as "module:Class"')]
-_DeviceName = Annotated[str, _check(_DEVICE.fullmatch, "auto, cpu, cuda or cuda:N")]
-_VariableName = Annotated[str, _check(_VARIABLE.fullmatch, "letters, digits and _, no digit first")]
+def _shaped(pattern: str) -> WithJsonSchema:
+    """What an editor can check of a text."""
+    return WithJsonSchema({"type": "string", "pattern": f"^({pattern})$"})
+
+
+_DURATION = rf"[0-9]+(\.[0-9]+)? ?({'|'.join(_SECONDS)})"
+_SIZE = rf"[0-9]+(\.[0-9]+)? ?({'|'.join(_BYTES)})"
+_IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
+
+_Name = Annotated[
+    str,
+    _check(_NAME.fullmatch, "lower-case letters, digits, - or _, a letter first, 40 at most"),
+    _shaped(_NAME.pattern),
+]
+_ClassPath = Annotated[str, _check(_is_class_path, 'shaped as "module:Class"'), _shaped(r"[^\s:]+:[^\s:]+")]
+_DeviceName = Annotated[str, _check(_DEVICE.fullmatch, "auto, cpu, cuda or cuda:N"), _shaped(_DEVICE.pattern)]
+_VariableName = Annotated[
+    str, _check(_VARIABLE.fullmatch, "letters, digits and _, no digit first"), _shaped(_IDENTIFIER)
+]
 _Argument = Annotated[str, _check(str.isidentifier, "the name of an argument, as in the class")]
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
-_Duration = Annotated[float, BeforeValidator(parse_duration)]
-_Size = Annotated[int, BeforeValidator(parse_size)]
-_Hedge = Annotated[float, BeforeValidator(lambda value: 0.0 if value == "auto" else parse_duration(value))]
+_Duration = Annotated[float, BeforeValidator(parse_duration), _shaped(_DURATION)]
+_Size = Annotated[int, BeforeValidator(parse_size), _shaped(_SIZE)]
+_Hedge = Annotated[
+    float,
+    BeforeValidator(lambda value: 0.0 if value == "auto" else parse_duration(value)),
+    _shaped(f"auto|{_DURATION}"),
+]
 _MetadataKey = Annotated[str, _check(_METADATA_KEY.fullmatch, "a metadata key: a-z, 0-9, _ . - and not grpc-…")]
+_Limits = Mapping[
+    str, Annotated[_Size, _check(lambda size: 0 < size < 1 << 31, "a size below 2GiB, where protobuf ends")]
+]
 _MessageLimits = Annotated[
-    Mapping[str, Annotated[_Size, _check(lambda size: 0 < size < 1 << 31, "a size below 2GiB, where protobuf ends")]],
-    BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"*": value}),
+    _Limits,
+    BeforeValidator(
+        lambda value: value if isinstance(value, Mapping) else {"*": value}, json_schema_input_type=_Size | _Limits
+    ),
 ]
 
 _strict = with_config(ConfigDict(strict=True, extra="forbid"))
@@ -86,7 +119,9 @@ class Replicas:
     """How many processes of a deployment: as many from `min` to `max` as its calls need. `replicas: 2` is both."""
 
     min: _Count = 1
+    """Those that always run."""
     max: _Count
+    """Never more."""
 
 
 ONE = Replicas(max=1)
@@ -150,17 +185,21 @@ class Deployment:
     args: Mapping[_Argument, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
     device: _DeviceName = "auto"
+    """`auto` is a GPU where there is one."""
     replicas: Annotated[
         Replicas,
         BeforeValidator(_read_replicas, json_schema_input_type=_Count | Replicas),
         AfterValidator(_check_order),
     ] = ONE
+    """How many processes, or the least and the most of them."""
     strategy: Literal["rolling", "recreate"] = "rolling"
     """How its replicas are replaced: a new one is ready before an old one leaves, or all leave before a new one starts."""
     resources: Resources = Resources()
+    """What one replica may use."""
     env: Mapping[_VariableName, str] = field(default_factory=dict)
     """Environment variables; they win over those that placement sets."""
     traffic: Traffic = Traffic()
+    """What one replica takes on."""
     bind: Mapping[_Handle, _Name] = field(default_factory=dict)
     """Handle → deployment, where the two names differ."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -177,15 +216,25 @@ class Deployment:
 
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _File:
+class GraphFile:
+    """What runs, on what, how many."""
+
     name: _Name
+    """Of the graph."""
     entry: str
+    """The deployment that outsiders call."""
     services: Mapping[_Name, Deployment]
+    """Its deployments, by name."""
     description: str = ""
+    """What it is for."""
     env: Mapping[_VariableName, str] = field(default_factory=dict)
+    """Environment variables of every deployment; a deployment's own win."""
     forward: Sequence[_MetadataKey] = ()
+    """Metadata keys that go on with every call, beside the request id and the trace context."""
     tls: Tls | None = None
+    """Encryption, for all; in a deployment for what differs there."""
     auth: Auth | None = None
+    """The token that callers send, for all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +303,7 @@ def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence
     return graph
 
 
-def _graph(path: Path, file: _File, document: Document) -> Graph:
+def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
     """What the top of the file says for all is said by each deployment from here on."""
     services = {
         name: replace(each, env={**file.env, **each.env}, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
@@ -286,10 +335,10 @@ def _check_security(graph: Graph) -> Iterator[Problem]:
             yield Problem(graph.place(key), key, sentence)
 
 
-_adapter = TypeAdapter(_File)
+_adapter = TypeAdapter(GraphFile)
 
 
-def _validate(document: Document) -> tuple[_File | None, list[Problem]]:
+def _validate(document: Document) -> tuple[GraphFile | None, list[Problem]]:
     try:
         return _adapter.validate_json(json.dumps(document.values)), []
     except ValidationError as invalid:
@@ -383,7 +432,7 @@ def _unknown_key(key: Key) -> str:
 
 def _known_keys(key: Key) -> list[str]:
     if len(key) == 1:
-        return _keys(_File)
+        return _keys(GraphFile)
     if len(key) == 3:
         return _keys(Deployment)
     return _keys({"resources": Resources, "replicas": Replicas, "tls": Tls, "auth": Auth}.get(str(key[-2]), Traffic))

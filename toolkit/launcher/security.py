@@ -45,6 +45,7 @@ class Tls:
     cert: FilePath | None = None
     """PEM: what the deployment shows its callers, and those that it calls."""
     key: FilePath | None = None
+    """PEM: the certificate's key, which only its owner may read."""
     ca: FilePath | None = None
     """PEM: whom all of them trust. None: the public authorities."""
     mutual: bool | None = None

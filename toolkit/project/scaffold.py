@@ -17,6 +17,8 @@ PLACEHOLDER: Final = "project_name"
 """Stands for the name, in the templates' paths and text."""
 _SUFFIX: Final = ".template"
 _NAME: Final = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?", re.ASCII)
+SCHEMA: Final = Path(__file__).parents[1] / "launcher" / "graph.schema.json"
+"""With it beside the graph file, an editor completes and checks that."""
 _TAKEN: Final = frozenset({"google", "protos", "tests", "toolkit"})
 """Names that mean something else in every project."""
 
@@ -32,6 +34,7 @@ def create_project(parent: Path, name: str) -> Path:
             made = Path(staging, name)
             for template in sorted(path for path in TEMPLATES.rglob(f"*{_SUFFIX}") if path.is_file()):
                 _write(made, template, name)
+            made.joinpath(SCHEMA.name).write_bytes(SCHEMA.read_bytes())
             made.rename(target)
     except OSError as error:
         raise ToolkitError(f"cannot make {target}: {error.strerror}") from None
