@@ -155,11 +155,17 @@ async def test_a_cancelled_call_is_cancelled_and_no_error() -> None:
 # Streams
 
 
-async def items(service: EchoBase, *, of: Context | None = None, timeout: float = 30) -> AsyncIterator[Any]:
-    async for item in Dispatcher(service, timeout=timeout).stream(
-        REPEAT, Note(text="t", times=3), of or context(REPEAT)
-    ):
-        yield item
+async def items(service: EchoBase, *, timeout: float = 30) -> AsyncIterator[Any]:
+    found: list[Any] = []
+
+    async def send(item: Any) -> None:
+        found.append(item)
+
+    try:
+        await Dispatcher(service, timeout=timeout).stream(REPEAT, Note(text="t", times=3), context(REPEAT), send)
+    finally:
+        for item in found:
+            yield item
 
 
 async def test_a_stream_s_items_come_back() -> None:
@@ -200,10 +206,10 @@ async def test_a_stream_handler_that_is_no_generator_is_internal(caplog: pytest.
     with pytest.raises(ServiceError) as caught:
         await anext(items(Wrong()))
     assert caught.value.code == Code.INTERNAL
-    assert "'list' object is not an async iterator" in caplog.text
+    assert "got list" in caplog.text
 
 
-async def test_closing_a_stream_early_closes_its_handler() -> None:
+async def test_cancelling_a_stream_closes_its_handler() -> None:
     closed: list[str] = []
 
     class Watched(EchoBase):
@@ -214,12 +220,26 @@ async def test_closing_a_stream_early_closes_its_handler() -> None:
             finally:
                 closed.append("closed")
 
-    dispatcher = Dispatcher(Watched(), timeout=30)
-    stream = dispatcher.stream(REPEAT, Note(), context(REPEAT))
-    await anext(stream)
+    async def send(item: Any) -> None:
+        sent.set()
+        await asyncio.Event().wait()
+
+    dispatcher, sent = Dispatcher(Watched(), timeout=30), asyncio.Event()
+    stream = asyncio.create_task(dispatcher.stream(REPEAT, Note(), context(REPEAT), send))
+    await sent.wait()
     assert dispatcher.in_flight == 1
-    await stream.aclose()
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream
     assert (closed, dispatcher.in_flight) == (["closed"], 0)
+
+
+async def test_a_deadline_ends_a_stream_that_nobody_reads() -> None:
+    async def send(item: Any) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(ServiceError, match="DEADLINE_EXCEEDED"):
+        await Dispatcher(Echo(), timeout=0.05).stream(REPEAT, Note(times=3), context(REPEAT), send)
 
 
 # What is in flight

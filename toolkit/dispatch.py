@@ -8,7 +8,7 @@ import contextvars
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from toolkit.context import Context, ambient
@@ -19,10 +19,11 @@ from toolkit.method import Method
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
 from toolkit.tasks import time_limit
-from toolkit.transport.base import CallerFailedError
+from toolkit.transport.base import CallerGoneError
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
+Send = Callable[[Any], Awaitable[None]]
 
 
 class Dispatcher:
@@ -77,8 +78,8 @@ class Dispatcher:
         self._check_reply(method, reply)
         return reply
 
-    async def stream(self, method: Method[Any, Any], request: Any, context: Context) -> AsyncGenerator[Any, None]:
-        """Answer a method with a stream of replies. Closing the stream closes the handler's."""
+    async def stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send) -> None:
+        """Answer a method with a stream of replies: `send` takes one after the other, and returns when it wants the next."""
         limit = self._begin(context)
         decision = self._door.enter_nowait(limit)
         if decision is not ADMIT:
@@ -86,15 +87,13 @@ class Dispatcher:
         start, seconds, is_late = time.monotonic(), None, False
         replies: Any = None
         try:
-            replies = self._handlers[method.path](request, context)
-            while True:
-                with time_limit(limit.remaining()):
-                    reply = await anext(replies)
-                self._check_reply(method, reply)
-                yield reply
-        except StopAsyncIteration:
+            with time_limit(limit.remaining()):
+                replies = self._handlers[method.path](request, context)
+                async for reply in replies:
+                    if type(reply) is not method.reply:
+                        self._check_reply(method, reply)
+                    await send(reply)
             seconds = time.monotonic() - start
-            return
         except Exception as error:
             is_late = _is_late(error, limit)
             raise self._failure(error, method, limit) from error
@@ -184,7 +183,7 @@ def _is_cancelled(error: asyncio.CancelledError) -> bool:
     a server that takes it for the end of the call would leave the caller waiting.
     """
     task = asyncio.current_task()
-    return isinstance(error, CallerFailedError) or task is None or bool(task.cancelling())
+    return isinstance(error, CallerGoneError) or task is None or bool(task.cancelling())
 
 
 def internal(error: BaseException) -> ServiceError:

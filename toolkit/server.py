@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
@@ -28,6 +27,7 @@ from toolkit.security import guarded_options, guards, server_credentials
 from toolkit.spec import Incoming
 from toolkit.status import CODES, sent_message, trailers
 from toolkit.tasks import wait_closed
+from toolkit.transport.base import CallerGoneError
 from toolkit.transport.grpc import TIME_LEFT, too_large
 
 log = logging.getLogger("toolkit")
@@ -162,7 +162,7 @@ class Server:
         async def handle(data: Any, call: Any) -> bytes:
             context = _context(method, call)
             try:
-                reply = await self._ready().reply(method, _decoded(method, data, limit), context)
+                reply = await self._ready().reply(method, _decoded(method, data, call, limit), context)
                 return _encoded(reply, limit)
             except ServiceError as error:
                 _fail(call, error)
@@ -172,15 +172,20 @@ class Server:
 
         return handle
 
-    def _stream(self, method: Method[Any, Any]) -> Callable[[Any, Any], AsyncIterator[bytes]]:
+    def _stream(self, method: Method[Any, Any]) -> Callable[[Any, Any], Awaitable[None]]:
         limit = self._limits.of(method)
 
-        async def handle(data: Any, call: Any) -> AsyncIterator[bytes]:
-            context = _context(method, call)
+        async def handle(data: Any, call: Any) -> None:
+            async def send(reply: Any) -> None:
+                data = _encoded(reply, limit)
+                try:
+                    await write(data)
+                except grpc.aio.BaseError as error:
+                    raise CallerGoneError from error
+
+            context, write = _context(method, call), call.write
             try:
-                async with aclosing(self._ready().stream(method, _decoded(method, data, limit), context)) as replies:
-                    async for reply in replies:
-                        yield _encoded(reply, limit)
+                await self._ready().stream(method, _decoded(method, data, call, limit), context, send)
             except ServiceError as error:
                 _fail(call, error)
             finally:
@@ -219,8 +224,8 @@ def _exactly(left: float, call: Any) -> float:
     return left
 
 
-def _decoded(method: Method[Any, Any], data: Any, limit: int) -> Any:
-    return _decode_each(method, data, limit) if method.client_streaming else _decode(method, data, limit)
+def _decoded(method: Method[Any, Any], data: Any, call: Any, limit: int) -> Any:
+    return _decode_each(method, call, limit) if method.client_streaming else _decode(method, data, limit)
 
 
 def _encoded(reply: Any, limit: int) -> bytes:
@@ -244,9 +249,13 @@ def _decode(method: Method[Any, Any], data: bytes, limit: int) -> Any:
         ) from error
 
 
-async def _decode_each(method: Method[Any, Any], requests: AsyncIterator[bytes], limit: int) -> AsyncIterator[Any]:
-    async for data in requests:
-        yield _decode(method, data, limit)
+async def _decode_each(method: Method[Any, Any], call: Any, limit: int) -> AsyncIterator[Any]:
+    read = call.read
+    try:
+        while (data := await read()) is not grpc.aio.EOF:
+            yield _decode(method, data, limit)
+    except grpc.aio.BaseError as error:
+        raise CallerGoneError from error
 
 
 def _fail(call: Any, error: ServiceError) -> None:

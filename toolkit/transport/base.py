@@ -45,8 +45,8 @@ class Transport(Protocol):
         ...
 
 
-class CallerFailedError(asyncio.CancelledError):
-    """The call is cancelled because its caller's own stream has failed."""
+class CallerGoneError(asyncio.CancelledError):
+    """The call is cancelled because nobody waits for its end: its caller has left, or the caller's own stream has failed."""
 
 
 class Feed:
@@ -70,7 +70,7 @@ class Feed:
             raise
         except Exception as error:
             self._failure = error
-            raise CallerFailedError from error
+            raise CallerGoneError from error
 
     def raise_failure(self) -> None:
         """Raise what went wrong in the stream, if anything did."""

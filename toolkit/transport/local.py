@@ -92,9 +92,9 @@ class LocalTransport:
     async def _pump(self, method: Method[Request, Reply], request: Any, call: Call, queue: asyncio.Queue[Any]) -> None:
         """Move replies to the queue; its last item says how the stream ended."""
         try:
-            async with aclosing(self._dispatcher.stream(method, request, _context(method, call))) as replies:
-                async for reply in replies:
-                    await queue.put(self._sent_back(reply))
+            await self._dispatcher.stream(
+                method, request, _context(method, call), lambda reply: queue.put(self._sent_back(reply))
+            )
             await queue.put(_END)
         except (ServiceError, asyncio.CancelledError) as error:
             await queue.put(error)
