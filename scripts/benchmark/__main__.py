@@ -10,10 +10,12 @@ import asyncio
 import json
 import sys
 
-from scripts.benchmark import calls, codecs, starts, tensors
+from scripts.benchmark import calls, codecs, starts, streams, tensors
 from scripts.benchmark.case import Case, Outcome
 
-CASES: dict[str, Case] = {case.name: case for case in (*calls.CASES, *codecs.CASES, *tensors.CASES, *starts.CASES)}
+CASES: dict[str, Case] = {
+    case.name: case for case in (*calls.CASES, *codecs.CASES, *streams.CASES, *tensors.CASES, *starts.CASES)
+}
 
 
 def main() -> int:

@@ -1,0 +1,21 @@
+"""A service that passes on what another makes, for chains of services."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Note
+from toolkit.context import Context
+from toolkit.service import depends
+
+
+class Chained(EchoBase):
+    source = depends(EchoClient)
+
+    async def repeat(self, request: Note, context: Context) -> AsyncIterator[Note]:
+        async for note in self.source.repeat(request):
+            yield note
+
+    async def chat(self, requests: AsyncIterator[Note], context: Context) -> AsyncIterator[Note]:
+        async for note in self.source.chat(requests):
+            yield note

@@ -1,0 +1,129 @@
+"""What a stream costs through handles, against bare grpc.aio, and that nothing of it is lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import grpc.aio
+
+from scripts.benchmark import bare
+from scripts.benchmark.case import Case, Outcome, Work, micros, ratio, time_in_turns
+from scripts.benchmark.processes import ECHO, ours, server, theirs
+from services.echo.v1.echo_toolkit import EchoClient, Note
+from toolkit.connect import connect
+
+ITEMS: Final = 500
+CHAINED: Final = ("toolkit.replica", "scripts.benchmark.chained:Chained")
+ASK: Final = Note(text="a token or two", times=ITEMS)
+FIRST: Final = Note(text="a token or two", times=1)
+EXACT_RUNS: Final = 100
+EXACT_ITEMS: Final = 10_000
+MOST_BYTES: Final = 4096
+
+
+@asynccontextmanager
+async def chain(length: int) -> AsyncIterator[EchoClient]:
+    """A handle to the first of so many services, each in a process of its own; the last one is the source."""
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(server(*ECHO))
+        for _ in range(length - 1):
+            command = (*CHAINED, "--handle", f"source={address}", "--listen")
+            address = await stack.enter_async_context(server(*command))
+        yield await stack.enter_async_context(connect(EchoClient, address, max_message_bytes=bare.LIMIT))
+
+
+def bare_stream(channel: grpc.aio.Channel) -> Work:
+    repeat = channel.unary_stream("/services.echo.v1.Echo/Repeat", bare.Note.SerializeToString, bare.Note.FromString)
+
+    async def read() -> None:
+        count = 0
+        async for _ in repeat(bare.Note(text=ASK.text, times=ITEMS)):
+            count += 1
+        assert count == ITEMS
+
+    return read
+
+
+def our_stream(echo: EchoClient) -> Work:
+    async def read() -> None:
+        count = 0
+        async for _ in echo.repeat(ASK):
+            count += 1
+        assert count == ITEMS
+
+    return read
+
+
+def first_item(echo: EchoClient) -> Work:
+    async def read() -> None:
+        async with echo.repeat(FIRST) as notes:
+            await anext(notes)
+
+    return read
+
+
+async def stream_grpc() -> Outcome:
+    """Items a second of a server's stream, through a handle ÷ through a bare stub."""
+    async with ours() as echo, theirs() as channel:
+        return await _against_bare("stream-grpc", echo, channel, 0.85)
+
+
+async def stream_chain() -> Outcome:
+    """Items a second through two chained services ÷ straight from a bare server."""
+    async with chain(2) as echo, theirs() as channel:
+        return await _against_bare("stream-chain", echo, channel, 0.4)
+
+
+async def _against_bare(name: str, echo: EchoClient, channel: grpc.aio.Channel, limit: float) -> Outcome:
+    mine, other = await time_in_turns(our_stream(echo), bare_stream(channel), rounds=40, calls=1)
+    measured = {"ours_per_s": 1e6 * ITEMS / micros(mine), "bare_per_s": 1e6 * ITEMS / micros(other)}
+    return Outcome(name, ratio(other, mine), ">=", limit, measured)
+
+
+async def stream_first() -> Outcome:
+    """Milliseconds by which the first item comes later through two services than from the source alone."""
+    async with chain(2) as two, chain(1) as one:
+        through, alone = await time_in_turns(first_item(two), first_item(one), rounds=20, calls=20)
+    measured = {"two_us": micros(through), "one_us": micros(alone)}
+    return Outcome("stream-first", (micros(through) - micros(alone)) / 1000, "<=", 2.0, measured)
+
+
+async def stream_exact() -> Outcome:
+    """Runs in which 10 000 items of mixed sizes did not come through three services whole and in order, of 100."""
+    wrong, start = 0, time.perf_counter()
+    async with chain(3) as echo:
+        for run in range(EXACT_RUNS):
+            wrong += not await _is_exact(echo, run)
+    measured = {"runs": EXACT_RUNS, "items_per_s": EXACT_RUNS * EXACT_ITEMS / (time.perf_counter() - start)}
+    return Outcome("stream-exact", wrong, "<=", 0, measured)
+
+
+async def _is_exact(echo: EchoClient, seed: int) -> bool:
+    async def sent() -> AsyncIterator[Note]:
+        for note in _mixed(seed):
+            yield note
+
+    expected = _mixed(seed)
+    async for note in echo.chat(sent(), timeout=120):
+        if note != next(expected, None):
+            return False
+    return next(expected, None) is None
+
+
+def _mixed(seed: int) -> Any:
+    sizes = random.Random(seed)
+    data = sizes.randbytes(MOST_BYTES)
+    for number in range(EXACT_ITEMS):
+        yield Note(number=number, blob=data[: int(MOST_BYTES ** sizes.random()) - 1])
+
+
+CASES = (
+    Case("stream-grpc", stream_grpc),
+    Case("stream-chain", stream_chain),
+    Case("stream-first", stream_first),
+    Case("stream-exact", stream_exact),
+)
