@@ -24,11 +24,11 @@ class EmbeddingModel:
 
     def similarity(self, a: str, b: str) -> float:
         """The cosine of the two embeddings, -1 to 1. Raises TextTooLongError rather than read only a part."""
-        one, other = self._embeddings([a, b])
+        one, other = self.embeddings([a, b])
         return max(-1.0, min(1.0, float(one @ other)))  # rounding may step outside
 
-    def _embeddings(self, texts: list[str]) -> torch.Tensor:
-        """Vectors of length 1, one a row, on the CPU."""
+    def embeddings(self, texts: list[str]) -> torch.Tensor:
+        """Vectors of length 1, one a row, on the CPU. Raises TextTooLongError."""
         with torch.inference_mode():
             tokens = self._tokens(texts).to(self._model.device)
             vectors = self._model(**tokens).last_hidden_state
