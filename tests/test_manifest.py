@@ -133,7 +133,7 @@ def test_sizes(text: str, size: int) -> None:
     ("deployment", "expected"),
     [
         ('{class: "m:C", devcie: cpu}', "4: services.a.devcie: unknown key; did you mean 'device'?"),
-        ('{class: "m:C", zzz: 1}', "4: services.a.zzz: unknown key; known here: class, args, device"),
+        ('{class: "m:C", zzz: 1}', "4: services.a.zzz: unknown key; known here: class, command, args"),
         ('{class: "m:C", traffic: {timout: 1s}}', "4: services.a.traffic.timout: unknown key; did you mean 'timeout'?"),
         (
             '{class: "m:C", replicas: "2"}',
@@ -192,7 +192,7 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", args: !custom {x: 1}}', "4: services.a.args: the tag '!custom' is not accepted"),
         ('{class: "m:C", args: {x: ' + "9" * 5000 + "}}", "4: services.a.args.x: too large a number"),
         ('{class: "m:C", bind: {x: b}}', "4: services.a.bind.x: no deployment is named 'b'; there are a"),
-        ("{url: dns:///x:1}", "4: services.a.url: not supported yet; a deployment is a class of this project"),
+        ("{url: dns:///x:1}", "4: services.a.url: the entry runs here; let another deployment be the entry"),
         ("{command: [./tagger]}", "4: services.a.command: not supported yet"),
         (
             '{class: "m:C", process: p}',
@@ -256,6 +256,40 @@ def test_a_folder_is_no_graph_file(tmp_path: Path) -> None:
         load_graph(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("deployment", "expected"),
+    [
+        (
+            "{url: models}",
+            '5: services.b.url: must be dns:///HOST:PORT, HOST:PORT or unix:/absolute/path, not "models"',
+        ),
+        (
+            '{class: "m:C", url: "x:1"}',
+            "5: services.b.url: class is there too; a deployment is one of class, url, command",
+        ),
+        ("{url: 7}", "5: services.b.url: must be text, not 7"),
+        ("{url: 'http://x:1'}", "5: services.b.url: must be dns:///HOST:PORT"),
+        ("{url: 'x:1', replicas: 2}", "5: services.b.replicas: not for what runs elsewhere; known here: url, traffic"),
+        ("{url: 'x:1', trafic: {}}", "5: services.b.trafic: unknown key; did you mean 'traffic'?"),
+        ("{url: 'x:1', traffic: {hegde: auto}}", "5: services.b.traffic.hegde: unknown key; did you mean 'hedge'?"),
+        ("{url: 'x:1', traffic: {timeout: 1s}}", "5: services.b.traffic.timeout: not for what runs elsewhere"),
+        ("{url: 'x:1', tls: {cert: x}}", "5: services.b.tls.cert: not for what runs elsewhere"),
+    ],
+)
+def test_a_wrong_deployment_elsewhere_is_one_line(tmp_path: Path, deployment: str, expected: str) -> None:
+    (found,) = problems(tmp_path, one('{class: "m:C"}') + f"  b: {deployment}\n")
+    assert found.startswith(f"graph.yaml:{expected}")
+
+
+@pytest.mark.parametrize("url", ["dns:///models.example:443", "10.0.0.1:50051", "unix:/run/models.sock"])
+def test_a_deployment_may_run_elsewhere(tmp_path: Path, url: str) -> None:
+    graph = load(tmp_path, one('{class: "m:C", bind: {x: b}}') + f"  b: {{url: '{url}', traffic: {{hedge: auto}}}}\n")
+    assert list(graph.services) == ["a"]
+    assert (graph.remotes["b"].url, graph.remotes["b"].traffic.hedge) == (url, 0.0)
+    assert find_problems(graph, {"a": Description("g.v1.A", {"x": "g.v1.X"})}) == []
+    assert find_edges(graph, {"a": Description("g.v1.A", {"x": "g.v1.X"})}) == {"a": ()}
+
+
 def test_every_problem_comes_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = """\
 name: Inference Graph
@@ -268,8 +302,8 @@ services:
     assert problems(tmp_path, text) == [
         'graph.yaml:1: name: must be lower-case letters, digits, - or _, a letter first, 40 at most, not "Inference Graph"',
         "graph.yaml:2: entry: no deployment is named 'grap'; did you mean 'graph'?",
-        'graph.yaml:4: services.gpt2.class: missing; add class: "module:Class"',
         "graph.yaml:4: services.gpt2.clas: unknown key; did you mean 'class'?",
+        'graph.yaml:4: services.gpt2.class: missing; add class: "module:Class"',
         "graph.yaml:5: services.graph.bind.x: no deployment is named 'gpt3'; did you mean 'gpt2'?",
         'graph.yaml:6: services.Bad-: must be lower-case letters, digits, - or _, a letter first, 40 at most, not "Bad-"',
         "graph.yaml:6: services.Bad-.port: 5 is the port of 'graph' already",

@@ -20,6 +20,7 @@ __main__
 cli
 launcher.up
 launcher.supervisor launcher.inspector launcher.addresses
+launcher.specify
 launcher.trust
 launcher.placement launcher.edges launcher.schema
 launcher.manifest launcher.processes launcher.live

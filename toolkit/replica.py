@@ -189,13 +189,14 @@ def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str
                 f"handle {name} has no deployment {deployment!r}; known: {', '.join(sorted(spec.addresses)) or 'none'}. "
                 f"Add it to the graph file, let `bind` name another, or pass --handle {name}=ADDRESS"
             )
+        outgoing = spec.outgoing.get(deployment, PLAIN)
         found[name] = pool(
             spec.addresses[deployment],
             clients[name].__contract__,
             name=deployment,
             limits=_limits(spec, deployment),
-            outgoing=spec.outgoing.get(deployment, PLAIN),
-            keepalive=True,
+            outgoing=outgoing,
+            keepalive=not outgoing.foreign,
             options=_handle_options(spec, deployment),
         )
     return found

@@ -48,6 +48,8 @@ class Outgoing:
     """Bearer tokens, one a line. The first is sent."""
     insecure: bool = False
     """Send the token even where the network can read it."""
+    foreign: bool = False
+    """Not of this graph, and maybe not one of ours: a connection that is silent is not asked whether it lives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

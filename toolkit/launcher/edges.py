@@ -29,7 +29,7 @@ def target(graph: Graph, deployment: str, handle: str) -> str:
 
 
 def find_edges(graph: Graph, descriptions: Mapping[str, Description]) -> dict[str, tuple[str, ...]]:
-    """The edges between deployments that exist. A deployment that is not described yet has none."""
+    """The edges between deployments that run here. A deployment that is not described yet has none."""
     found = {}
     for name in graph.services:
         handles = descriptions[name].handles if name in descriptions else ()
@@ -61,6 +61,8 @@ def _check_handle(
 ) -> Iterator[str]:
     callee = target(graph, name, handle)
     where = graph.where("services", name)
+    if callee in graph.remotes:
+        return  # what it serves is seen when it is called
     if callee not in graph.services:
         yield (
             f"{where}: {_class(graph, name)} has the handle {handle!r} and no deployment is named so; "
@@ -77,7 +79,7 @@ def _cure(graph: Graph, descriptions: Mapping[str, Description], handle: str, co
     fitting = [name for name, each in descriptions.items() if each.contract == contract]
     if fitting:
         return f"bind it to one that serves {contract}: bind: {{{handle}: {fitting[0]}}}"
-    hint = near(handle, graph.services)
+    hint = near(handle, (*graph.services, *graph.remotes))
     return f"add a deployment that serves {contract}" + (f" ({hint})" if hint else "")
 
 

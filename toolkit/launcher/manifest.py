@@ -13,7 +13,9 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -23,8 +25,9 @@ from pydantic import (
 from toolkit.errors import GraphError
 from toolkit.launcher.document import Document, Key, Place, Problem
 from toolkit.launcher.hints import near, no_deployment
-from toolkit.launcher.layers import read_layers
-from toolkit.launcher.security import LOOPBACK, Auth, Exposure, Host, Tls, find_faults, merge
+from toolkit.launcher.layers import KINDS, read_layers
+from toolkit.launcher.security import LOOPBACK, Auth, Exposure, Host, RemoteTls, Tls, find_faults, merge
+from toolkit.spec import check_target
 
 ENTRY_PORT = 50051
 """Where the entry listens when it says no port."""
@@ -138,6 +141,14 @@ def _read_replicas(value: object) -> object:
     return {"min": value, "max": value}
 
 
+def _read_url(text: str) -> str:
+    try:
+        check_target(text)
+    except ValueError:
+        raise ValueError(f"must be dns:///HOST:PORT, HOST:PORT or unix:/absolute/path, not {_shown(text)}") from None
+    return text
+
+
 def _check_order(replicas: Replicas) -> Replicas:
     if replicas.min > replicas.max:
         raise ValueError(f"min is {replicas.min}, and max only {replicas.max}")
@@ -178,10 +189,13 @@ class Traffic:
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
-    """An entry of `services`: one class, run as some replicas. None: the replica's own default."""
+    """An entry of `services` that runs here: one class, or one command, as some replicas. None: the replica's own default."""
 
-    service: Annotated[_ClassPath, Field(alias="class")]
+    service: Annotated[_ClassPath, Field(alias="class")] = ""
     """`module:Class`, imported from the project's folder."""
+    command: Annotated[Sequence[Annotated[str, Field(min_length=1)]], Field(max_length=1000)] = ()
+    """Instead of a class: a program and its arguments, in any language. It listens on the address in `TOOLKIT_LISTEN`, or
+    wherever an argument says `{listen}`, and serves `grpc.health.v1`."""
     args: Mapping[_Argument, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
     device: _DeviceName = "auto"
@@ -216,6 +230,42 @@ class Deployment:
 
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteTraffic:
+    """How a deployment that runs elsewhere is called."""
+
+    hedge: _Hedge | None = None
+    """As in `traffic` of a class."""
+    max_message: _MessageLimits | None = None
+    """As in `traffic` of a class."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remote:
+    """An entry of `services` that runs elsewhere already, and is only called."""
+
+    url: Annotated[str, AfterValidator(_read_url)]
+    """`dns:///host:50051` (each address of the host is a replica), `host:50051`, or `unix:/absolute/path`."""
+    traffic: RemoteTraffic = RemoteTraffic()
+    """How it is called."""
+    tls: RemoteTls | None = None
+    """Call it over TLS. `tls: {}` trusts the public authorities."""
+    auth: Auth | None = None
+    """The token that it wants."""
+    insecure: bool = False
+    """Send the token even where the network can read it."""
+
+
+def _kind(value: object) -> str:
+    """Which of the two an entry is to be read as."""
+    return "url" if isinstance(value, Remote) or (isinstance(value, Mapping) and "url" in value) else "class"
+
+
+_Entry = Annotated[Annotated[Deployment, Tag("class")] | Annotated[Remote, Tag("url")], Discriminator(_kind)]
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFile:
     """What runs, on what, how many."""
 
@@ -223,7 +273,7 @@ class GraphFile:
     """Of the graph."""
     entry: str
     """The deployment that outsiders call."""
-    services: Mapping[_Name, Deployment]
+    services: Mapping[_Name, _Entry]
     """Its deployments, by name."""
     description: str = ""
     """What it is for."""
@@ -246,6 +296,8 @@ class Graph:
     entry: str
     """The deployment that outsiders call."""
     services: Mapping[str, Deployment]
+    remotes: Mapping[str, Remote] = field(default_factory=dict)
+    """Those that run elsewhere."""
     forward: Sequence[str] = ()
     """Metadata keys that go on with every call, beside the request id and the trace context."""
     description: str = ""
@@ -277,8 +329,6 @@ class Graph:
 
 
 _NOT_YET = {
-    "url": "not supported yet; a deployment is a class of this project",
-    "command": "not supported yet; a deployment is a class of this project",
     "process": "not supported yet; each replica is a process of its own",
 }
 
@@ -308,6 +358,7 @@ def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
     services = {
         name: replace(each, env={**file.env, **each.env}, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
         for name, each in file.services.items()
+        if isinstance(each, Deployment)
     }
     return Graph(
         path=path,
@@ -315,6 +366,7 @@ def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
         description=file.description,
         entry=file.entry,
         services=services,
+        remotes={name: each for name, each in file.services.items() if isinstance(each, Remote)},
         forward=file.forward,
         places=document.places,
     )
@@ -348,28 +400,20 @@ def _validate(document: Document) -> tuple[GraphFile | None, list[Problem]]:
 def _describe(document: Document, errors: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
     ill_read = {problem.key for problem in document.problems}
     for error in errors:
-        key: Key = tuple(part for part in error["loc"] if part != "[key]")
-        if key in ill_read or (error["type"] == "missing" and _is_elsewhere(document, key)):
-            continue
-        yield document.problem(key, _unknown_deployment(document, error, key) or _sentence(error, key))
+        key, entry = _as_written(tuple(part for part in error["loc"] if part != "[key]"))
+        is_told = entry is Remote and error["type"] == "unexpected_keyword_argument" and key[-1] in KINDS
+        if key not in ill_read and not is_told:  # `_check_kind` has a better sentence
+            yield document.problem(key, _sentence(error, key, entry))
 
 
-def _is_elsewhere(document: Document, key: Key) -> bool:
-    """A deployment with `url` or `command` needs no class; the sentence about those two is enough."""
-    return key[-1] == "class" and any((*key[:-1], other) in document.places for other in ("url", "command"))
-
-
-def _unknown_deployment(document: Document, error: Mapping[str, Any], key: Key) -> str | None:
-    """What is laid over a graph file names a deployment that the file does not have, and does not say what it is."""
-    below = document.sources[0]
-    if error["type"] != "missing" or key[-1] != "class" or document.place(key[:2]).source == below:
-        return None
-    services = [name for name in document.values["services"] if document.place(("services", name)).source == below]
-    return f"missing, and {no_deployment(str(key[1]), services).replace('; ', f' in {below}; ', 1)}"
+def _as_written(loc: Key) -> tuple[Key, type]:
+    """The key in the file, and what its entry was read as: that follows the entry's name."""
+    if len(loc) < 3 or loc[0] != "services":
+        return loc, Deployment
+    return (*loc[:2], *loc[3:]), Remote if loc[2:3] == ("url",) else Deployment
 
 
 _HINTS = {
-    "class": 'class: "module:Class"',
     "name": "name: my-graph",
     "entry": "entry: the deployment that outsiders call",
     "token_file": "token_file: the path of a file with a token in it",
@@ -378,13 +422,13 @@ _HINTS = {
 }
 
 
-def _sentence(error: Mapping[str, Any], key: Key) -> str:
+def _sentence(error: Mapping[str, Any], key: Key, entry: type) -> str:
     shown, context = _shown(error["input"]), error.get("ctx", {})
     match error["type"]:
         case "missing":
             return f"missing; add {_HINTS[str(key[-1])]}"
         case "unexpected_keyword_argument":
-            return _unknown_key(key)
+            return _unknown_key(key, entry)
         case "value_error":
             return str(context["error"])
         case "greater_than_equal":
@@ -420,22 +464,26 @@ _SAID_ELSEWHERE = {
 """What others call a thing → what it is called here."""
 
 
-def _unknown_key(key: Key) -> str:
+def _unknown_key(key: Key, entry: type) -> str:
     name = str(key[-1])
     if len(key) == 3 and name in _NOT_YET:
         return _NOT_YET[name]
     if name in _SAID_ELSEWHERE:
         return f"unknown key; say {_SAID_ELSEWHERE[name]}"
-    known = _known_keys(key)
+    known = _known_keys(key, entry)
+    if entry is Remote and name in _known_keys(key, Deployment):
+        return f"not for what runs elsewhere; known here: {', '.join(known)}"
     return f"unknown key; {near(name, known) or 'known here: ' + ', '.join(known)}"
 
 
-def _known_keys(key: Key) -> list[str]:
+def _known_keys(key: Key, entry: type) -> list[str]:
     if len(key) == 1:
         return _keys(GraphFile)
     if len(key) == 3:
-        return _keys(Deployment)
-    return _keys({"resources": Resources, "replicas": Replicas, "tls": Tls, "auth": Auth}.get(str(key[-2]), Traffic))
+        return _keys(entry)
+    inside = {"tls": Tls, "traffic": Traffic, "resources": Resources, "replicas": Replicas, "auth": Auth}
+    remote = {"tls": RemoteTls, "traffic": RemoteTraffic} if entry is Remote else {}
+    return _keys({**inside, **remote}[str(key[-2])])
 
 
 def _keys(of: type) -> list[str]:
@@ -456,9 +504,35 @@ def _cross_check(document: Document) -> list[Problem]:
     if isinstance(entry, str) and entry not in services:
         found.append(document.problem(("entry",), no_deployment(entry, services)))
     for name, service in services.items():
+        found += _check_kind(document, services, name, service)
         found += _check_bind(document, services, name, _as(dict, _get(service, "bind")) or {})
         found += _check_env(document, ("services", name, "env"), _get(service, "env"))
     return [*found, *_check_env(document, ("env",), values.get("env"))]
+
+
+def _check_kind(document: Document, services: Mapping[str, Any], name: str, service: Any) -> Iterator[Problem]:
+    """An entry is one of a class, a command and a url; what the graph is called by runs here."""
+    if not isinstance(service, dict):
+        return
+    said = [kind for kind in KINDS if kind in service]
+    key: Key = ("services", name)
+    if not said:
+        yield document.problem((*key, "class"), _no_kind(document, services, name))
+    elif len(said) > 1:
+        yield document.problem((*key, said[1]), f"{said[0]} is there too; a deployment is one of {', '.join(KINDS)}")
+    if "command" in said:
+        yield document.problem((*key, "command"), "not supported yet; a deployment is a class of this project")
+    if "url" in said and document.values.get("entry") == name:
+        yield document.problem((*key, "url"), "the entry runs here; let another deployment be the entry")
+
+
+def _no_kind(document: Document, services: Mapping[str, Any], name: str) -> str:
+    """Where it is a file laid over the graph file that says so, the name is wrong most likely."""
+    below = document.sources[0]
+    if document.place(("services", name)).source == below:
+        return 'missing; add class: "module:Class"'
+    known = [each for each in services if document.place(("services", each)).source == below]
+    return f"missing, and {no_deployment(name, known).replace('; ', f' in {below}; ', 1)}"
 
 
 def _check_ports(document: Document, services: Mapping[str, Any], entry: Any) -> Iterator[Problem]:

@@ -58,6 +58,19 @@ class Tls:
 
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteTls:
+    """How a deployment that runs elsewhere is called."""
+
+    ca: FilePath | None = None
+    """PEM: who signed its certificate. None: one of the public authorities."""
+    server_name: str | None = None
+    """The DNS name in its certificate. None: the host in `url`."""
+    mutual: bool = False
+    """It asks for a certificate: its callers show their own."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Auth:
     """Callers send a token."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from toolkit.credentials import check_private, watch_tokens
 from toolkit.errors import GraphError
-from toolkit.handshake import check_pair
+from toolkit.handshake import check_authority, check_pair
 from toolkit.launcher.edges import Edges
 from toolkit.launcher.manifest import Graph
 from toolkit.launcher.security import LOOPBACK, PLACE, Auth, Tls, join
@@ -32,13 +32,18 @@ def needs_edges(graph: Graph) -> bool:
 
 def plan_trust(graph: Graph, edges: Edges) -> dict[str, Trust]:
     """Each deployment's side, its files tried. `edges` may be empty where `needs_edges` says so. Raises GraphError."""
-    problems = dict.fromkeys(problem for name in graph.services for problem in _find_problems(graph, edges, name))
+    problems = [problem for name in graph.services for problem in _find_problems(graph, edges, name)]
+    problems += [problem for name in graph.remotes for problem in _find_problems_elsewhere(graph, name)]
     if problems:
-        raise GraphError("\n".join(problems))
+        raise GraphError("\n".join(dict.fromkeys(problems)))
     return {
         name: Trust(
             incoming=_incoming(graph, edges, name),
-            outgoing={other: said for other in graph.services if (said := outgoing(graph, other, name)) != Outgoing()},
+            outgoing={
+                other: said
+                for other in (*graph.services, *graph.remotes)
+                if (said := outgoing(graph, other, name)) != Outgoing()
+            },
         )
         for name in graph.services
     }
@@ -51,6 +56,8 @@ def identities(graph: Graph, name: str) -> tuple[str, str]:
 
 def outgoing(graph: Graph, callee: str, caller: str | None = None) -> Outgoing:
     """How `caller` reaches `callee`; None is someone outside, whose own certificate is not known here."""
+    if callee in graph.remotes:
+        return _outgoing_elsewhere(graph, callee, caller)
     tls, auth = graph.services[callee].tls, graph.services[callee].auth
     token_file = _path(graph, callee, auth.token_file) if auth else ""
     if tls is None:
@@ -63,6 +70,22 @@ def outgoing(graph: Graph, callee: str, caller: str | None = None) -> Outgoing:
         cert=cert,
         key=key,
         token_file=token_file,
+    )
+
+
+def _outgoing_elsewhere(graph: Graph, callee: str, caller: str | None) -> Outgoing:
+    remote = graph.remotes[callee]
+    tls = remote.tls
+    cert, key = _pair(graph, caller) if tls is not None and tls.mutual and caller is not None else ("", "")
+    return Outgoing(
+        tls=tls is not None,
+        ca=_path(graph, callee, tls.ca) if tls else "",
+        server_name=(tls.server_name or "") if tls else "",
+        cert=cert,
+        key=key,
+        token_file=_path(graph, callee, remote.auth.token_file) if remote.auth else "",
+        insecure=remote.insecure,
+        foreign=True,
     )
 
 
@@ -128,6 +151,17 @@ def _find_problems(graph: Graph, edges: Edges, name: str) -> Iterator[str]:
         theirs = graph.services[callee].tls
         if theirs is not None and theirs.mutual:
             yield from _try_identity(graph, edges, name, callee, theirs)
+
+
+def _find_problems_elsewhere(graph: Graph, name: str) -> Iterator[str]:
+    remote = graph.remotes[name]
+    if remote.auth is not None:
+        yield from _try_tokens(graph, name, remote.auth)
+    if remote.tls is not None and remote.tls.ca is not None:
+        try:
+            check_authority(_path(graph, name, remote.tls.ca))
+        except ValueError as error:
+            yield f"{_where(graph, name, 'tls', 'ca')}: {error}"
 
 
 def _try_identity(graph: Graph, edges: Edges, name: str, callee: str, theirs: Tls) -> Iterator[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from toolkit.launcher.addresses import choose_addresses, pick_port_where_needed, runtime_folder
 from toolkit.launcher.devices import find_machine
@@ -18,6 +19,7 @@ from toolkit.launcher.output import PlainView, View, is_terminal, wants_colour
 from toolkit.launcher.placement import Placed, describe, place
 from toolkit.launcher.processes import COMMAND, Processes
 from toolkit.launcher.security import join
+from toolkit.launcher.specify import specify
 from toolkit.launcher.supervisor import Launch, Limits, Supervisor
 from toolkit.launcher.trust import Trust, needs_edges, plan_trust
 from toolkit.spec import ReplicaSpec
@@ -58,37 +60,14 @@ def plan_launches(
 def _specify(
     graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ...]], limits: Limits, trust: Trust
 ) -> ReplicaSpec:
-    deployment = graph.services[placed.deployment]
-    port = graph.port(placed.deployment)
-    limits_said = {name: each.traffic.max_message for name, each in graph.services.items() if each.traffic.max_message}
-    said: dict[str, Any] = {
-        "timeout": deployment.traffic.timeout,
-        "max_concurrency": deployment.traffic.max_concurrency,
-        "max_queue": deployment.traffic.max_queue,
-        "max_outstanding": deployment.traffic.max_outstanding,
-    }
-    return ReplicaSpec(
-        service=deployment.service,
-        deployment=placed.deployment,
+    name, port = placed.deployment, graph.port(placed.deployment)
+    listen = (addresses[name][placed.index], *([join(graph.host(name), port)] if port else []))
+    return replace(
+        specify(graph, name, listen=listen, addresses=addresses, trust=trust),
         replica=placed.index,
-        listen=(
-            addresses[placed.deployment][placed.index],
-            *([join(graph.host(placed.deployment), port)] if port else []),
-        ),
-        args=deployment.args,
         device=placed.device,
-        addresses=addresses,
-        bind=deployment.bind,
-        message_limits=limits_said,
-        hedges={name: each.traffic.hedge for name, each in graph.services.items() if each.traffic.hedge is not None},
-        forward=tuple(graph.forward),
         start_timeout=limits.start_timeout,
         drain_timeout=limits.drain_timeout,
-        reflection=True,
-        incoming=trust.incoming,
-        outgoing=trust.outgoing,
-        insecure=deployment.insecure,
-        **{option: value for option, value in said.items() if value is not None},
     )
 
 
