@@ -13,8 +13,8 @@ from services.echo.service import Echo
 from services.echo.v1.echo_toolkit import EchoBase, Line, Note
 from toolkit.context import Context, ambient
 from toolkit.deadline import Deadline
-from toolkit.dispatch import Dispatcher, internal
-from toolkit.errors import Code, ServiceError
+from toolkit.dispatch import Dispatcher
+from toolkit.errors import Code, ServiceError, internal
 from toolkit.method import Method
 
 METHODS: dict[str, Method[Any, Any]] = {method.name: method for method in Echo.__contract__.methods}

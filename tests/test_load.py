@@ -30,6 +30,22 @@ class Untyped(EchoBase): leaf = depends(Client)
 class Number(EchoBase): leaf = depends(3)
 number = 3
 """
+BATCHES = """
+from services.echo.v1.echo_toolkit import EchoBase
+from toolkit.batching import batched
+
+class Batches(EchoBase):
+    @batched()
+    def ping(self, requests, context): return requests
+class BatchesStream(EchoBase):
+    @batched()
+    def repeat(self, requests, context): return requests
+class BatchesOther(EchoBase):
+    @batched()
+    def help(self, requests, context): return requests
+class Unbatched(BatchesStream):
+    async def repeat(self, request, context): yield request
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +54,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "package").mkdir()
     for name, text in {
         "fine.py": MODULE,
+        "batches.py": BATCHES,
         "package/inner.py": "import package.absent",
         "needs_library.py": "import some_library.part",
         "needs_generated.py": "import services.absent.v1.absent_toolkit",
@@ -60,6 +77,11 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_class_of_the_working_directory_is_found() -> None:
     assert load_service("fine:Good").__name__ == "Good"
+
+
+@pytest.mark.parametrize("name", ["Batches", "Unbatched"])
+def test_batched_methods_are_those_of_the_contract_without_streams(name: str) -> None:
+    assert load_service(f"batches:{name}").__name__ == name
 
 
 def test_a_class_of_an_installed_package_is_found() -> None:
@@ -96,6 +118,8 @@ def test_a_class_of_an_installed_package_is_found() -> None:
         ("fine:Base", "handle leaf of fine:Base: depends() takes a generated XClient, not EchoBase"),
         ("fine:Untyped", "handle leaf of fine:Untyped: depends() takes a generated XClient, not Client"),
         ("fine:Number", "handle leaf of fine:Number: depends() takes a generated XClient, not 3"),
+        ("batches:BatchesStream", "repeat of batches:BatchesStream is batched and has a stream: a batch takes one message for"),
+        ("batches:BatchesOther", "help of batches:BatchesOther is batched, and is no method of services.echo.v1.Echo"),
         ("json:X", "module json has no class X; it has no service class"),
     ],
 )  # fmt: skip

@@ -38,9 +38,9 @@ gencode dispatch load
 service
 client status
 codec transport.base
-door
+batching door
 policy.balance policy.hedge
-policy.admission policy.outlier policy.retry
+policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
 blocking limits listening

@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final
 
+from toolkit.batching import Batcher
 from toolkit.context import Context, ambient
 from toolkit.deadline import Deadline
 from toolkit.door import Door
-from toolkit.errors import Code, ServiceError
-from toolkit.method import Method
+from toolkit.errors import Code, ServiceError, StartError, internal
+from toolkit.method import Contract, Method
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
 from toolkit.tasks import time_limit
@@ -24,6 +24,7 @@ from toolkit.transport.base import CallerGoneError
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
 Send = Callable[[Any], Awaitable[None]]
+NOTHING_SAID: Final[Mapping[str, Mapping[str, Any]]] = {}
 
 
 class Dispatcher:
@@ -40,15 +41,22 @@ class Dispatcher:
         timeout: float,
         forward: Iterable[str] = (),
         admission: AdmissionOptions = DEFAULT_ADMISSION,
+        batching: Mapping[str, Mapping[str, Any]] = NOTHING_SAID,
         name: str = "",
     ) -> None:
+        """`batching`: batched method → limits other than its decorator's. Raises StartError for what is none."""
         self.contract = service.__contract__
         self.in_flight = 0
         """Calls that are being handled."""
         self._idle = asyncio.Event()
         self._handlers = {method.path: getattr(service, method.attribute) for method in self.contract.methods}
+        self.batchers = {path: found for path, found in self._handlers.items() if isinstance(found, Batcher)}
+        """Path of a batched method → its batches."""
+        _override(self.batchers, batching, self.contract)
         self._timeout = timeout
-        self._door = Door(admission, name or type(service).__name__)
+        name = name or type(service).__name__
+        self._door = Door(admission, name)
+        self._doors = {path: _batch_door(found, name, path) for path, found in self.batchers.items()}
         self._forward = frozenset(forward)
         self._detached: set[asyncio.Task[None]] = set()
         self.expired = 0
@@ -57,9 +65,10 @@ class Dispatcher:
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         limit = self._begin(context)
-        decision = self._door.enter_nowait(limit)
+        door = self._doors.get(method.path, self._door)
+        decision = door.enter_nowait(limit)
         if decision is not ADMIT:
-            await self._wait(decision, limit)
+            await self._wait(door, decision, limit)
         start, seconds, is_late = time.monotonic(), None, False
         try:
             with time_limit(limit.remaining()):
@@ -73,7 +82,7 @@ class Dispatcher:
                 raise
             raise internal(error) from error
         finally:
-            self._door.leave(seconds, is_late=is_late)
+            door.leave(seconds, is_late=is_late)
             self._leave()
         self._check_reply(method, reply)
         return reply
@@ -83,7 +92,7 @@ class Dispatcher:
         limit = self._begin(context)
         decision = self._door.enter_nowait(limit)
         if decision is not ADMIT:
-            await self._wait(decision, limit)
+            await self._wait(self._door, decision, limit)
         start, seconds, is_late = time.monotonic(), None, False
         replies: Any = None
         try:
@@ -135,10 +144,10 @@ class Dispatcher:
         self.in_flight += 1
         return limit
 
-    async def _wait(self, decision: Admit | Ticket | Refuse, limit: Deadline) -> None:
+    async def _wait(self, door: Door, decision: Admit | Ticket | Refuse, limit: Deadline) -> None:
         """Until it is the call's turn."""
         try:
-            await self._door.wait(decision, limit)
+            await door.wait(decision, limit)
         except BaseException:
             self._leave()
             raise
@@ -173,6 +182,26 @@ class Dispatcher:
         return internal(error)
 
 
+def _batch_door(batcher: Batcher, name: str, path: str) -> Door:
+    """Calls that wait for a batch take no turn of those that run: else they would keep others out, and the batch small."""
+    options = AdmissionOptions(max_concurrency=batcher.options.capacity, max_queue=0)
+    return Door(options, f"{name} ({path.rpartition('/')[2]})")
+
+
+def _override(batchers: Mapping[str, Batcher], said: Mapping[str, Mapping[str, Any]], contract: Contract) -> None:
+    named = {m.attribute: m.path for m in contract.methods} | {m.name: m.path for m in contract.methods}
+    for name, limits in said.items():
+        batcher = batchers.get(named.get(name, ""))
+        if batcher is None:
+            raise StartError(
+                f"batching: {name} is no batched method of {contract.name}; decorate its handler with @batched"
+            )
+        try:
+            batcher.override(limits)
+        except (TypeError, ValueError) as error:
+            raise StartError(f"batching: {name}: {error}") from None
+
+
 def _is_late(error: Exception, limit: Deadline) -> bool:
     """Whether it is our own time limit that ended the handler."""
     return isinstance(error, TimeoutError) and limit.is_expired()
@@ -184,10 +213,3 @@ def _is_cancelled(error: asyncio.CancelledError) -> bool:
     """
     task = asyncio.current_task()
     return isinstance(error, CallerGoneError) or task is None or bool(task.cancelling())
-
-
-def internal(error: BaseException) -> ServiceError:
-    """What a caller learns of an unknown exception: an id. The log has the rest."""
-    ident = secrets.token_hex(4)
-    log.error("internal error %s", ident, exc_info=error)
-    return ServiceError(Code.INTERNAL, f"internal error {ident}; the service's log has the traceback")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
+
+log = logging.getLogger("toolkit")
 
 
 class Code(IntEnum):
@@ -66,6 +70,13 @@ class ServiceError(Exception):
     def __str__(self) -> str:
         hops = " → ".join(self.path)
         return f"{self.code.name}: {self.message}" + (f" (via {hops})" if hops else "")
+
+
+def internal(error: BaseException) -> ServiceError:
+    """What a caller learns of an unknown exception: an id. The log has the rest."""
+    ident = secrets.token_hex(4)
+    log.error("internal error %s", ident, exc_info=error)
+    return ServiceError(Code.INTERNAL, f"internal error {ident}; the service's log has the traceback")
 
 
 class ToolkitError(Exception):

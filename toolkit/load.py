@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any
 
+from toolkit.batching import batched_methods
 from toolkit.client import Client
 from toolkit.errors import StartError
 from toolkit.service import Service, dependencies
@@ -33,11 +34,23 @@ def load_service(reference: str) -> type[Service]:
         raise StartError(f"{reference} is not a service: let it subclass a generated XBase")
     if not hasattr(cls, "__contract__"):
         raise StartError(f"{reference} has no contract: let it subclass a generated XBase, not Service itself")
+    for name in batched_methods(cls):
+        _check_batched(reference, cls, name)
     for name, client in dependencies(cls).items():
         if not (isinstance(client, type) and issubclass(client, Client) and hasattr(client, "__contract__")):
             what = getattr(client, "__name__", repr(client))
             raise StartError(f"handle {name} of {reference}: depends() takes a generated XClient, not {what}")
     return cls
+
+
+def _check_batched(reference: str, service: type[Service], name: str) -> None:
+    found = next((method for method in service.__contract__.methods if method.attribute == name), None)
+    if found is None:
+        raise StartError(f"{name} of {reference} is batched, and is no method of {service.__contract__.name}")
+    if found.client_streaming or found.server_streaming:
+        raise StartError(
+            f"{name} of {reference} is batched and has a stream: a batch takes one message for one message"
+        )
 
 
 def constructor_arguments(service: type[Service], args: Mapping[str, Any], device: str) -> dict[str, Any]:

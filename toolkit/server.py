@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from toolkit import codec
 from toolkit.context import Context, metadata_pairs
 from toolkit.deadline import Deadline
-from toolkit.dispatch import Dispatcher, internal
-from toolkit.errors import Code, ServiceError, StartError
+from toolkit.dispatch import Dispatcher
+from toolkit.errors import Code, ServiceError, StartError, internal
 from toolkit.limits import MessageLimits
 from toolkit.listening import check_free
 from toolkit.method import Contract, Method

@@ -11,6 +11,7 @@ from golden.oneofs.v1.oneofs_toolkit import Blob, Input
 from golden.presence.v1.optional_toolkit import Optional
 from golden.tensors.v1.tensors_toolkit import Frame
 
+from toolkit.batching import BatchContext, batched
 from toolkit.context import Context
 from toolkit.service import depends
 
@@ -64,3 +65,27 @@ class Graph(CardinalitiesBase):
 
     async def unary(self, request: Item, context: Context) -> Sum:
         return await self.other.server_stream(request)  # wrong
+
+
+class WrongRequests(CardinalitiesBase):
+    @batched()
+    async def unary(self, requests: list[Sum], context: BatchContext) -> list[Sum]:  # wrong
+        return requests
+
+
+class WrongReplies(CardinalitiesBase):
+    @batched()
+    async def unary(self, requests: list[Item], context: BatchContext) -> list[Item]:  # wrong
+        return requests
+
+
+class NotAList:
+    @batched()  # wrong
+    async def unary(self, request: Item, context: BatchContext) -> list[Sum]:
+        return []
+
+
+class Streams(CardinalitiesBase):
+    @batched()
+    async def client_stream(self, requests: list[Item], context: BatchContext) -> list[Sum]:  # wrong
+        return []

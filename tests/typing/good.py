@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import assert_type
 
 import numpy as np
@@ -19,8 +19,10 @@ from golden.tensors.v1.tensors_toolkit import Clip, Frame, VisionBase, VisionCli
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from toolkit.batching import BatchContext, batched, size_class
 from toolkit.client import Stream
 from toolkit.context import Context
+from toolkit.errors import Code, ServiceError
 from toolkit.service import depends
 from toolkit.tensor import DType, Tensor
 
@@ -44,6 +46,27 @@ class Cardinalities(CardinalitiesBase):
 class OtherNames(CardinalitiesBase):
     async def unary(self, item: Item, context: Context) -> Sum:
         return Sum(total=item.number)
+
+
+def number(item: Item) -> int:
+    return item.number
+
+
+class Batches(CardinalitiesBase):
+    @batched(max_size=16, pad_by=number, cost=number, max_cost=100)
+    async def unary(self, requests: list[Item], context: BatchContext) -> list[Sum]:
+        assert_type(context.calls, tuple[Context, ...])
+        return [Sum(total=item.number) for item in requests]
+
+
+class BatchesInThread(CardinalitiesBase):
+    @batched(pad_by=lambda item: size_class(item.number))
+    def unary(self, requests: Sequence[Item], context: Context) -> list[Sum | ServiceError]:
+        return [Sum(total=item.number) if item.number else ServiceError(Code.NOT_FOUND, "0") for item in requests]
+
+
+async def use_directly(service: Batches, context: Context) -> None:
+    assert_type(await service.unary(Item(number=1), context), Sum)
 
 
 class Vision(VisionBase):

@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 from toolkit import codec
 from toolkit.context import Context, MetadataPairs
-from toolkit.dispatch import Dispatcher, internal
-from toolkit.errors import ServiceError
+from toolkit.dispatch import Dispatcher
+from toolkit.errors import ServiceError, internal
 from toolkit.message import copy_message
 from toolkit.method import Method
 from toolkit.tasks import wait_closed
