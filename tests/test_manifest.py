@@ -1,4 +1,4 @@
-"""The graph file, its edges and its placement: all pure, all errors at once."""
+"""The graph file and its edges: all pure, all errors at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import GraphError, PlacementError
-from toolkit.launcher.devices import Machine, parse_cpu_max, parse_gpu_list, visible_gpus
+from toolkit.errors import GraphError
 from toolkit.launcher.edges import Description, find_cycles, find_edges, find_problems, find_tiers
 from toolkit.launcher.manifest import Graph, Replicas, load_graph, parse_duration, parse_size
-from toolkit.launcher.placement import describe, place
 
 GOOD = """\
 name: inference-graph
@@ -85,7 +83,6 @@ def test_replicas_are_a_number_or_two(tmp_path: Path) -> None:
     graph = load(tmp_path, one('{class: "m:C"}') + others)
     found = [(each.replicas.min, each.replicas.max) for each in graph.services.values()]
     assert found == [(1, 1), (3, 3), (2, 5), (1, 4)]
-    assert [each.name for each in place(graph, Machine(2))] == ["a", "b.0", "b.1", "b.2", "c.0", "c.1", "d.0"]
 
 
 def test_scalars_are_those_of_yaml_1_2(tmp_path: Path) -> None:
@@ -165,8 +162,18 @@ def test_sizes(text: str, size: int) -> None:
         ("{class: m.C}", '4: services.a.class: must be shaped as "module:Class", not "m.C"'),
         ('{class: "m/n:C"}', "4: services.a.class: must be shaped as"),
         ('{class: "m:C.D"}', "4: services.a.class: must be shaped as"),
-        ('{class: "m:C", device: gpu}', '4: services.a.device: must be auto, cpu, cuda or cuda:N, not "gpu"'),
-        ('{class: "m:C", device: "cuda:01"}', "4: services.a.device: must be auto, cpu, cuda or cuda:N"),
+        (
+            '{class: "m:C", device: gpu}',
+            "4: services.a.device: must be auto, cpu, mps, cuda, cuda:N or a UUID (GPU-… or",
+        ),
+        ('{class: "m:C", device: "cuda:01"}', "4: services.a.device: must be auto, cpu, mps, cuda, cuda:N"),
+        ('{class: "m:C", device: "GPU-;"}', "4: services.a.device: must be auto, cpu, mps, cuda, cuda:N"),
+        ('{class: "m:C", on_unsatisfiable: wait}', "4: services.a.on_unsatisfiable: must be 'error' or 'cpu', not"),
+        (
+            '{class: "m:C", device: cpu, resources: {gpu_memory: 1GiB}}',
+            "4: services.a.resources.gpu_memory: is said of a GPU, and the device is cpu",
+        ),
+        ('{class: "m:C", device: cpu, resources: {exclusive: true}}', "4: services.a.resources.exclusive: is said of"),
         ('{class: "m:C", port: 0}', "4: services.a.port: must be at least 1, not 0"),
         ('{class: "m:C", port: 70000}', "4: services.a.port: must be at most 65535, not 70000"),
         ('{class: "m:C", traffic: {timeout: 60}}', "4: services.a.traffic.timeout: must be a duration with its unit"),
@@ -397,94 +404,3 @@ def test_callers_stand_before_callees() -> None:
 
 def test_a_cycle_has_a_tier_too() -> None:
     assert find_tiers({"top": ("a",), "a": ("b",), "b": ("a",)}) == [("top",), ("a", "b")]
-
-
-def test_auto_deals_gpus_in_turn_and_cpu_stays(tmp_path: Path) -> None:
-    placed = place(load(tmp_path, GOOD), Machine(8, ("GPU-a", "GPU-b")))
-    assert [(each.name, each.device, each.gpu) for each in placed] == [
-        ("gpt2.0", "cuda:0", "GPU-a"),
-        ("gpt2.1", "cuda:0", "GPU-b"),
-        ("distilgpt2", "cpu", None),
-        ("classifier", "cuda:0", "GPU-a"),
-        ("graph", "cuda:0", "GPU-b"),
-    ]
-    assert placed[1].env["CUDA_VISIBLE_DEVICES"] == "GPU-b"
-    assert placed[2].env["CUDA_VISIBLE_DEVICES"] == ""
-
-
-def test_without_gpus_auto_is_the_cpu(tmp_path: Path) -> None:
-    placed = place(load(tmp_path, GOOD), Machine(2))
-    assert {each.device for each in placed} == {"cpu"}
-    assert {each.env["CUDA_VISIBLE_DEVICES"] for each in placed} == {""}
-
-
-def test_threads_are_a_share_of_the_cores_or_what_the_file_says(tmp_path: Path) -> None:
-    graph = load(tmp_path, one('{class: "m:C", resources: {cpus: 3}}') + '  b: {class: "m:C", replicas: 3}\n')
-    first, second, *_ = place(graph, Machine(8))
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        assert (first.env[variable], second.env[variable]) == ("3", "2")
-    assert place(graph, Machine(1))[1].env["OMP_NUM_THREADS"] == "1"
-    assert place(graph, Machine(2))[0].env["OMP_NUM_THREADS"] == "2"
-
-
-def test_the_files_env_wins_and_every_variable_has_its_reason(tmp_path: Path) -> None:
-    graph = load(tmp_path, one('{class: "m:C", env: {OMP_NUM_THREADS: "7", MINE: "x y"}}'))
-    (placed,) = place(graph, Machine(4))
-    assert placed.env["OMP_NUM_THREADS"] == "7"
-    said = describe(placed)
-    assert all(f"{variable}=" in said for variable in placed.env)
-    assert "OMP_NUM_THREADS=7 MINE='x y' (env of the graph file)" in said
-    assert "MKL_NUM_THREADS=4" in said
-    assert "its share of 4 cores" in said
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "expected"),
-    [
-        ("cuda", (), "cuda asks for an NVIDIA GPU and this machine shows none; say auto or cpu"),
-        ("cuda:1", ("GPU-a",), "cuda:1 is not on this machine, which has cuda:0 alone"),
-        ("cuda:2", ("GPU-a", "GPU-b"), "cuda:2 is not on this machine, which has cuda:0 to cuda:1"),
-    ],
-)
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, device: str, gpus: tuple[str, ...], expected: str) -> None:
-    graph = load(tmp_path, one(f'{{class: "m:C", device: "{device}"}}'))
-    with pytest.raises(PlacementError) as caught:
-        place(graph, Machine(2, gpus))
-    assert str(caught.value).startswith(f"{tmp_path}/graph.yaml:4: services.a.device: {expected}")
-
-
-def test_a_named_gpu_is_given(tmp_path: Path) -> None:
-    (placed,) = place(load(tmp_path, one('{class: "m:C", device: "cuda:1"}')), Machine(2, ("GPU-a", "GPU-b")))
-    assert (placed.device, placed.gpu) == ("cuda:0", "GPU-b")
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        (None, ("GPU-a1", "GPU-b2")),
-        ("", ()),
-        ("1", ("GPU-b2",)),
-        ("1,0", ("GPU-b2", "GPU-a1")),
-        ("GPU-b", ("GPU-b2",)),
-        ("0,7,1", ("GPU-a1",)),
-        ("-1", ()),
-        ("GPU-", ()),
-        ("0,0", ("GPU-a1",)),
-    ],
-)
-def test_gpus_hidden_from_the_launcher_stay_hidden(wanted: str | None, expected: tuple[str, ...]) -> None:
-    assert visible_gpus(("GPU-a1", "GPU-b2"), wanted) == expected
-
-
-def test_a_gpu_cut_into_mig_devices_counts_as_these() -> None:
-    listed = """\
-GPU 0: NVIDIA H200 (UUID: GPU-11111111-2222)
-  MIG 1g.18gb     Device  0: (UUID: MIG-aaaa)
-  MIG 1g.18gb     Device  1: (UUID: MIG-bbbb)
-GPU 1: NVIDIA H200 (UUID: GPU-33333333-4444)
-"""
-    assert parse_gpu_list(listed) == ("MIG-aaaa", "MIG-bbbb", "GPU-33333333-4444")
-
-
-def test_a_containers_quota_counts() -> None:
-    assert (parse_cpu_max("150000 100000\n"), parse_cpu_max("max 100000\n")) == (1.5, None)

@@ -22,10 +22,12 @@ launcher.up
 launcher.supervisor launcher.inspector launcher.addresses
 launcher.specify
 launcher.trust
-launcher.placement launcher.edges launcher.schema
+launcher.placement launcher.edges launcher.inventory launcher.schema
+launcher.cores launcher.refusals
+launcher.devices
 launcher.manifest launcher.processes launcher.live
 launcher.layers
-launcher.document launcher.devices launcher.events launcher.folder launcher.lifecycle launcher.lines launcher.output
+launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.lifecycle launcher.lines launcher.output
 launcher.hints launcher.security
 project.certs project.generate project.scaffold
 replica testing call
@@ -44,13 +46,13 @@ policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
 blocking limits listening
-credentials ending errors deadline handshake method spec wire message control memory tasks
+credentials ending errors deadline handshake method spec wire message control memory probe tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""
 
 STANDARD_LIBRARY_ONLY = ("errors", "deadline", "method", "spec", "credentials", "handshake")
 LAUNCHER_NEVER_IMPORTS = ("grpc", "numpy", "torch", "google.protobuf", "services", "protoc_gen_toolkit")
-OPTIONAL_LIBRARIES = ("PIL", "safetensors", "torch", "ml_dtypes", "uvloop", "typing_extensions")
+OPTIONAL_LIBRARIES = ("PIL", "safetensors", "torch", "ml_dtypes", "pynvml", "uvloop", "typing_extensions")
 """Those that a function may import, when it is called."""
 
 

@@ -86,6 +86,7 @@ Examples:
   toolkit up graph.yaml
   toolkit up graph.yaml --start-timeout 20m
   toolkit up graph.yaml -f production.yaml --set gpt2.replicas=2 --set gpt2.args.temperature=0.9
+  toolkit up graph.yaml --dry-run --fake-gpus 2x24GiB
   NO_COLOR=1 toolkit up graph.yaml 2> up.log
 """
 )
@@ -99,6 +100,12 @@ def up(
     drain_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="How long each tier may take to finish its calls at the end.")
     ] = f"{_DEFAULTS.drain_timeout:g}s",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Start nothing; print which replica would get what, and why.")
+    ] = False,
+    fake_gpus: Annotated[
+        str, typer.Option(metavar="NxSIZE", help="Plan as if the machine had these GPUs and no others.")
+    ] = "",
 ) -> None:
     """Bring up a graph on this machine, watch it, and take it down.
 
@@ -107,8 +114,10 @@ def up(
     What -f and --set say is laid over the graph file: mappings are merged key by key, everything else is replaced, and ~
     takes a key away.
     """
+    from toolkit.launcher.inventory import find_machine
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.supervisor import Limits
+    from toolkit.launcher.up import show_plan
     from toolkit.launcher.up import up as run_up
 
     limits = Limits(
@@ -116,7 +125,10 @@ def up(
         drain_timeout=_duration("--drain-timeout", drain_timeout),
     )
     graph = load_graph(file, override or (), assign or ())
-    raise typer.Exit(run_up(graph, limits, stream=sys.stderr, environ=os.environ))
+    machine = find_machine(os.environ, _fake_gpus(fake_gpus) if fake_gpus else None)
+    if dry_run:
+        return show_plan(graph, machine, stream=sys.stdout, environ=os.environ)
+    raise typer.Exit(run_up(graph, machine, limits, stream=sys.stderr, environ=os.environ))
 
 
 @app.command(
@@ -343,6 +355,15 @@ def _duration(option: str, text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option} {error}") from None
+
+
+def _fake_gpus(text: str) -> Any:
+    from toolkit.launcher.devices import parse_fake_gpus
+
+    try:
+        return parse_fake_gpus(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--fake-gpus {error}") from None
 
 
 def _entry(graph: Path | None, target: str | None) -> tuple[str, Outgoing]:

@@ -242,7 +242,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(project: Proj
     with up(path, env=environ(CUDA_VISIBLE_DEVICES="")) as running:
         assert running.wait_exit() == 3
     assert running.said == [
-        f"error: {path}:4: services.entry.device: cuda asks for an NVIDIA GPU and this machine shows none; say auto or cpu"
+        f"error: {path}:4: services.entry.device: cuda asks for a GPU and this machine shows none; say auto or cpu"
     ]
 
 

@@ -1,92 +1,120 @@
-"""What this machine has to run on: cores and NVIDIA GPUs. Nothing heavy is imported to find out."""
+"""What a machine has to run on, as plain values: cores, memory and GPUs. Nothing is asked here; `inventory` does that."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from enum import Enum
 
-_LIST_TIMEOUT = 20.0
-"""Seconds for `nvidia-smi -L`; the driver's first answer after a boot is slow."""
-_UUID = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)")
+from toolkit.launcher.manifest import parse_size
+
+MIB = 1 << 20
+RESERVE = 512 * MIB
+"""Of each GPU, never handed out: contexts and libraries live beside what a model allocates."""
+MAX_FAKE_GPUS = 64
+_FAKE = re.compile(r"([1-9][0-9]{0,3})x(.+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+class Kind(Enum):
+    """Whose GPU it is."""
+
+    CUDA = "cuda"
+    ROCM = "rocm"
+    """torch calls it `cuda:0` too."""
+    MPS = "mps"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """A process that is no replica of ours, on a GPU."""
+
+    pid: int
+    command: str = ""
+    memory: int | None = None
+    """Bytes, where the driver tells."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One GPU, or one MIG device of it."""
+
+    kind: Kind = Kind.CUDA
+    id: str
+    """As its variable takes it: a UUID (`GPU-…`, `MIG-…`) for CUDA, as an index may move; an index for ROCm; `mps`."""
+    name: str = ""
+    total: int
+    """Bytes."""
+    free: int
+    """Bytes, as the driver tells it."""
+    holders: tuple[Holder, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """Bytes that may be handed out."""
+        return max(0, self.free - RESERVE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """What placement may hand out."""
 
-    cores: int
-    gpus: tuple[str, ...] = ()
-    """UUIDs in the order of the PCI bus, as `CUDA_VISIBLE_DEVICES` takes them: an index may move, a UUID stays."""
+    cores: tuple[int, ...]
+    """The numbers of those that this process may run on."""
+    quota: float | None = None
+    """Cores' worth of time that its cgroup gets, where that is limited."""
+    memory: int | None = None
+    """Bytes: of the machine, or of the cgroup where that gets less. None: nobody tells."""
+    devices: tuple[Device, ...] = ()
+    """CUDA devices in the order of the PCI bus: `cuda:1` is the second."""
+    notes: tuple[str, ...] = ()
+    """What could not be found out, and how it could."""
+
+    @property
+    def cpus(self) -> float:
+        """Cores' worth of time."""
+        return float(len(self.cores)) if self.quota is None else min(float(len(self.cores)), self.quota)
+
+    def label(self, at: int) -> str:
+        """`cuda:1 GPU-… (NVIDIA L4)`: the device in that place."""
+        device = self.devices[at]
+        index = sum(each.kind is device.kind for each in self.devices[:at])
+        name = "mps" if device.kind is Kind.MPS else f"cuda:{index} {device.id}"
+        return f"{name} ({device.name})" if device.name else name
 
 
-def find_machine(environ: Mapping[str, str]) -> Machine:
-    """Look at this machine. GPUs that `CUDA_VISIBLE_DEVICES` hides from the launcher stay hidden."""
-    return Machine(_count_cores(), visible_gpus(_list_gpus(), environ.get("CUDA_VISIBLE_DEVICES")))
-
-
-def visible_gpus(gpus: Sequence[str], wanted: str | None) -> tuple[str, ...]:
-    """Those that a `CUDA_VISIBLE_DEVICES` of `wanted` shows, in its order; as CUDA does, the first unknown one ends it."""
+def visible(ids: Sequence[str], wanted: str | None) -> tuple[int, ...]:
+    """Positions of those that a `CUDA_VISIBLE_DEVICES` of `wanted` shows, in its order; as CUDA does, the first unknown one
+    ends it."""
     if wanted is None:
-        return tuple(gpus)
-    found: list[str] = []
+        return tuple(range(len(ids)))
+    found: list[int] = []
     for part in filter(None, (each.strip() for each in wanted.split(","))):
-        match = gpus[int(part) : int(part) + 1] if part.isdecimal() else [gpu for gpu in gpus if gpu.startswith(part)]
+        match = [at for at, each in enumerate(ids) if (at == int(part) if part.isdecimal() else each.startswith(part))]
         if len(match) != 1 or match[0] in found:
             break
         found.append(match[0])
     return tuple(found)
 
 
-def parse_gpu_list(text: str) -> tuple[str, ...]:
-    """UUIDs out of `nvidia-smi -L`. A GPU that is cut into MIG devices counts as those devices."""
-    found: list[str] = []
-    for line in text.splitlines():
-        match = _UUID.search(line)
+def parse_fake_gpus(text: str) -> tuple[Device, ...]:
+    """`2x24GiB`, `1x80GiB,2x24GiB` → so many GPUs that are not there. Raises ValueError."""
+    found: list[Device] = []
+    for part in text.split(","):
+        match = _FAKE.fullmatch(part.strip())
         if match is None:
-            continue
-        if match[1].startswith("MIG-") and found and found[-1].startswith("GPU-"):
-            found.pop()
-        found.append(match[1])
+            raise ValueError(f"must be COUNTxSIZE, such as 2x24GiB or 1x80GiB,2x24GiB, not {text!r}")
+        count, size = int(match[1]), parse_size(match[2])
+        if len(found) + count > MAX_FAKE_GPUS:
+            raise ValueError(f"must be {MAX_FAKE_GPUS} at most, not {text!r}")
+        found += [
+            Device(id=f"GPU-fake-{len(found) + at}", name=f"fake {match[2]}", total=size, free=size)
+            for at in range(count)
+        ]
     return tuple(found)
 
 
-def _list_gpus() -> tuple[str, ...]:
-    tool = shutil.which("nvidia-smi")
-    if tool is not None:
-        try:
-            listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=_LIST_TIMEOUT, check=True)
-            return parse_gpu_list(listed.stdout)
-        except (OSError, subprocess.SubprocessError):
-            pass
-    return _read_proc(Path("/proc/driver/nvidia/gpus"))
-
-
-def _read_proc(folder: Path) -> tuple[str, ...]:
-    """The driver's own list, one folder a PCI address, where `nvidia-smi` is missing."""
-    found: list[str] = []
-    for file in sorted(folder.glob("*/information")):
-        match = re.search(r"^GPU UUID:\s*(GPU-[0-9a-fA-F-]+)", file.read_text(errors="replace"), re.MULTILINE)
-        if match:
-            found.append(match[1])
-    return tuple(found)
-
-
-def _count_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's quota."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota = parse_cpu_max(Path("/sys/fs/cgroup/cpu.max").read_text())
-    except (OSError, ValueError):
-        quota = None
-    return usable if quota is None else max(1, min(usable, int(quota)))
-
-
-def parse_cpu_max(text: str) -> float | None:
-    """Cores of a cgroup's `cpu.max`, `200000 100000` → 2.0; None when it sets no limit."""
-    quota, period = text.split()
-    return None if quota == "max" else int(quota) / int(period)
+def show_size(size: int) -> str:
+    """Bytes as a graph file writes them, never more than there are: `6GiB`, `512MiB`, `23.5GiB`."""
+    unit, name = (1 << 30, "GiB") if size >= 1 << 30 else (MIB, "MiB")
+    return f"{size * 100 // unit / 100:g}{name}"

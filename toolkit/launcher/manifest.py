@@ -39,7 +39,7 @@ _AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _NAME = re.compile(r"[a-z]([a-z0-9_-]{0,38}[a-z0-9])?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _METADATA_KEY = re.compile(r"(?!grpc-)[a-z0-9_.-]{1,100}", re.ASCII)
-_DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", re.ASCII)
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?|(GPU|MIG)-[0-9A-Za-z/-]{1,80}", re.ASCII)
 
 
 def parse_duration(value: object) -> float:
@@ -88,7 +88,11 @@ _Name = Annotated[
     _shaped(_NAME.pattern),
 ]
 _ClassPath = Annotated[str, _check(_is_class_path, 'shaped as "module:Class"'), _shaped(r"[^\s:]+:[^\s:]+")]
-_DeviceName = Annotated[str, _check(_DEVICE.fullmatch, "auto, cpu, cuda or cuda:N"), _shaped(_DEVICE.pattern)]
+_DeviceName = Annotated[
+    str,
+    _check(_DEVICE.fullmatch, "auto, cpu, mps, cuda, cuda:N or a UUID (GPU-… or MIG-…)"),
+    _shaped(_DEVICE.pattern),
+]
 _VariableName = Annotated[
     str, _check(_VARIABLE.fullmatch, "letters, digits and _, no digit first"), _shaped(_IDENTIFIER)
 ]
@@ -161,9 +165,13 @@ class Resources:
     """What one replica may use."""
 
     cpus: Annotated[float, Field(gt=0, le=4096)] | None = None
-    """Cores; they set its thread pools. None: an equal share of the machine."""
+    """Cores; they set its thread pools. None: an equal share of what the others leave."""
     memory: _Size | None = None
-    """Bytes."""
+    """Bytes. A replica that takes more is ended."""
+    gpu_memory: _Size | None = None
+    """Bytes of a GPU that are kept for it. None: it shares a GPU uncounted."""
+    exclusive: bool = False
+    """Its GPU is shared with nobody."""
 
 
 @_strict
@@ -199,7 +207,9 @@ class Deployment:
     args: Mapping[_Argument, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
     device: _DeviceName = "auto"
-    """`auto` is a GPU where there is one."""
+    """`auto`: a GPU, and the CPU where the machine has none."""
+    on_unsatisfiable: Literal["error", "cpu"] = "error"
+    """When no GPU has what it asks for: refuse to start, or take the CPU."""
     replicas: Annotated[
         Replicas,
         BeforeValidator(_read_replicas, json_schema_input_type=_Count | Replicas),
@@ -346,7 +356,7 @@ def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence
     problems += _cross_check(document)
     problems += document.problems
     graph = None if file is None else _graph(path, file, document)
-    problems += [] if graph is None else _check_security(graph)
+    problems += [] if graph is None else [*_check_security(graph), *_check_devices(graph)]
     if problems or graph is None:
         order = sorted(problems, key=lambda each: (document.sources.index(each.place.source), each.place.line))
         raise GraphError("\n".join(dict.fromkeys(map(str, order))))
@@ -387,6 +397,14 @@ def _check_security(graph: Graph) -> Iterator[Problem]:
             yield Problem(graph.place(key), key, sentence)
 
 
+def _check_devices(graph: Graph) -> Iterator[Problem]:
+    for name, each in graph.services.items():
+        said = {"gpu_memory": each.resources.gpu_memory is not None, "exclusive": each.resources.exclusive}
+        for option in (option for option, is_said in said.items() if is_said and each.device == "cpu"):
+            key = ("services", name, "resources", option)
+            yield Problem(graph.place(key), key, "is said of a GPU, and the device is cpu; take one of the two out")
+
+
 _adapter = TypeAdapter(GraphFile)
 
 
@@ -425,6 +443,8 @@ _HINTS = {
 def _sentence(error: Mapping[str, Any], key: Key, entry: type) -> str:
     shown, context = _shown(error["input"]), error.get("ctx", {})
     match error["type"]:
+        case "literal_error":
+            return f"must be {context['expected']}, not {shown}"
         case "missing":
             return f"missing; add {_HINTS[str(key[-1])]}"
         case "unexpected_keyword_argument":

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TextIO
 
 from toolkit.launcher.addresses import choose_addresses, pick_port_where_needed, runtime_folder
-from toolkit.launcher.devices import find_machine
+from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.live import LiveView
 from toolkit.launcher.manifest import Graph
 from toolkit.launcher.output import PlainView, View, is_terminal, wants_colour
-from toolkit.launcher.placement import Placed, describe, place
+from toolkit.launcher.placement import Placed, describe, describe_machine, place
 from toolkit.launcher.processes import COMMAND, Processes
 from toolkit.launcher.security import join
 from toolkit.launcher.specify import specify
@@ -26,10 +26,16 @@ from toolkit.spec import ReplicaSpec
 
 
 def up(
-    graph: Graph, limits: Limits, *, stream: TextIO, environ: Mapping[str, str], command: Sequence[str] = COMMAND
+    graph: Graph,
+    machine: Machine,
+    limits: Limits,
+    *,
+    stream: TextIO,
+    environ: Mapping[str, str],
+    command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
-    placed = place(graph, find_machine(environ))
+    placed = place(graph, machine)
     trust = plan_trust(graph, find_edges(graph, check_edges(graph)) if needs_edges(graph) else {})
     with (
         Processes(
@@ -38,12 +44,27 @@ def up(
         runtime_folder(environ) as folder,
     ):
         launches = plan_launches(graph, placed, folder, limits, trust)
-        view = _make_view(placed, stream, environ)
+        view = _make_view(machine, placed, stream, environ)
         supervisor = Supervisor(graph, launches, limits=limits, processes=processes, view=view, clock=time.monotonic)
         try:
             return supervisor.run()
         finally:
             view.settle()
+
+
+def show_plan(graph: Graph, machine: Machine, *, stream: TextIO, environ: Mapping[str, str]) -> None:
+    """What `up` would start, and on what. Raises PlacementError."""
+    placed = place(graph, machine)
+    is_coloured = wants_colour(stream, environ)
+    names = [each.name for each in placed]
+    _show_plan(PlainView(stream, names, is_coloured=is_coloured, clock=time.monotonic), machine, placed)
+
+
+def _show_plan(view: View, machine: Machine, placed: Sequence[Placed]) -> None:
+    for line in describe_machine(machine):
+        view.say(line)
+    for each in placed:
+        view.line(each.name, describe(each))
 
 
 def plan_launches(
@@ -71,10 +92,9 @@ def _specify(
     )
 
 
-def _make_view(placed: Sequence[Placed], stream: TextIO, environ: Mapping[str, str]) -> View:
+def _make_view(machine: Machine, placed: Sequence[Placed], stream: TextIO, environ: Mapping[str, str]) -> View:
     names = [each.name for each in placed]
     kind = LiveView if is_terminal(stream, environ) else PlainView
     plan = PlainView(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)
-    for each in placed:
-        plan.line(each.name, describe(each))
+    _show_plan(plan, machine, placed)
     return kind(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)

@@ -1,0 +1,95 @@
+"""Devices, cores and memory, as a user meets them: the real `toolkit up`, with GPUs that are not there."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.integration.up import Project, toolkit, up
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(project: Project) -> None:
+    path = project.write(
+        dedent("""
+        big: {class: "none:Such", device: cuda, replicas: 2, resources: {gpu_memory: 20GiB}}
+        small: {class: "none:Such", resources: {gpu_memory: 3GiB, cpus: 1}}
+        entry: {class: "none:Such", device: cpu}
+    """)
+    )
+    done = toolkit("up", path.name, "--dry-run", "--fake-gpus", "2x24GiB", folder=project.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    machine, *lines = done.stdout.splitlines()
+    assert machine.startswith("machine: cores ")
+    assert lines[:2] == [
+        "machine: cuda:0 GPU-fake-0 (fake 24GiB), 23.5GiB of 24GiB to hand out",
+        "machine: cuda:1 GPU-fake-1 (fake 24GiB), 23.5GiB of 24GiB to hand out",
+    ]
+    got = {line.partition(" |")[0].strip(): line.partition("| ")[2].partition(" (fake")[0] for line in lines[2:]}
+    assert got.pop("entry").startswith("cpu")
+    assert got == {"big.0": "cuda:0 GPU-fake-0", "big.1": "cuda:1 GPU-fake-1", "small": "cuda:0 GPU-fake-0"}
+    assert all("CUDA_VISIBLE_DEVICES=GPU-fake-" in line for line in lines[2:5])
+
+
+def test_what_does_not_fit_is_refused_before_anything_starts(project: Project) -> None:
+    path = project.write('entry: {class: "classes:Leaf", device: cuda, resources: {gpu_memory: 30GiB}, port: PORT}')
+    memory = "services.entry.resources.gpu_memory"
+    for options in (["--dry-run"], []):
+        done = toolkit("up", path.name, *options, "--fake-gpus", "1x24GiB", folder=project.folder)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.splitlines() == [
+            f"error: graph.yaml:4: {memory}: entry wants cuda, and no GPU has 30GiB free",
+            "error:   cuda:0 GPU-fake-0 (fake 24GiB): 23.5GiB free of 24GiB; held by nobody",
+            f"error:   either lower {memory} to 23.5GiB; or say on_unsatisfiable: cpu, to let it run there",
+        ]
+
+
+def test_fake_gpus_that_cannot_be_read_are_wrong_usage(project: Project) -> None:
+    path = project.write('entry: {class: "classes:Leaf"}')
+    done = toolkit("up", path.name, "--dry-run", "--fake-gpus", "two", folder=project.folder)
+    assert done.returncode == 2
+    assert "--fake-gpus must be COUNTxSIZE, such as 2x24GiB" in " ".join(done.stderr.split())
+
+
+def environ_of(pid: int) -> dict[str, str]:
+    text = Path(f"/proc/{pid}/environ").read_text()
+    return dict(each.partition("=")[::2] for each in text.split("\0") if each)
+
+
+def test_each_replica_sees_its_own_device_alone(project: Project) -> None:
+    path = project.write(
+        dedent("""
+        leaf: {class: "classes:Leaf", device: cuda, replicas: 2, resources: {gpu_memory: 20GiB}}
+        lost: {class: "classes:Leaf", device: cuda, on_unsatisfiable: cpu, resources: {gpu_memory: 20GiB}}
+        entry: {class: "classes:Caller", device: cpu, port: PORT}
+    """)
+    )
+    with up(path, "--fake-gpus", "2x24GiB") as running:
+        lost = running.wait_line("lost   | ")
+        running.wait_ready()
+        seen = [environ_of(pid) for pid in running.replicas()]
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    found = {each["TOOLKIT_DEPLOYMENT"] + each.get("TOOLKIT_REPLICA", ""): each for each in seen}
+    assert {name: each["CUDA_VISIBLE_DEVICES"] for name, each in found.items()} == {
+        "leaf": "GPU-fake-0",
+        "leaf1": "GPU-fake-1",
+        "lost": "",
+        "entry": "",
+    }
+    assert {name: each.get("TOOLKIT_DEVICE") for name, each in found.items()} == {
+        "leaf": "cuda:0",
+        "leaf1": "cuda:0",
+        "lost": None,
+        "entry": None,
+    }
+    assert "cpu(!), as on_unsatisfiable says: no GPU has 20GiB free" in lost
