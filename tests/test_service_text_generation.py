@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.text_generation import model as model_module
-from services.text_generation.model import CausalModel, IncrementalText, Sampling, sample
+from services.text_generation.model import CausalModel, IncrementalText
+from services.text_generation.sampling import sample
 from services.text_generation.service import TextGeneration
 from services.text_generation.v1.text_generation_toolkit import (
     FinishReason,
@@ -38,30 +38,25 @@ async def generator(service: TextGeneration) -> AsyncIterator[TextGenerationClie
 
 
 class Forwards:
-    """Stands in the way of the model's forward passes: counts them, and lets a test hold the next one."""
+    """Stands in the way of the model's steps: tells how many texts each one reads, and lets a test hold the next one."""
 
     def __init__(self, service: TextGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.service = service
-        self.count = 0
+        self.sizes: list[int] = []
+        """Tokens that went into each step: one for each text, but for the prompts."""
         self.threads: set[int] = set()
         self.gate = threading.Event()
         self.gate.set()
         self.loop = asyncio.get_running_loop()
         self.entered = asyncio.Event()
-        self._real = service._model._forward
-        monkeypatch.setattr(service._model, "_forward", self._forward)
+        self._real = service._model._model.forward
+        monkeypatch.setattr(service._model._model, "forward", self._forward)
 
-    def _forward(self, new: Sequence[int], cache: object) -> torch.Tensor:
-        self.count += 1
+    def _forward(self, **inputs: Any) -> Any:
+        self.sizes.append(inputs["input_ids"].shape[-1])
         self.threads.add(threading.get_ident())
         self.loop.call_soon_threadsafe(self.entered.set)
         assert self.gate.wait(30), "the event loop never opened the gate: is it blocked by the model?"
-        return self._real(new, cache)
-
-    async def settled(self) -> int:
-        """The count when all that was handed to the worker before is done."""
-        await self.loop.run_in_executor(self.service._worker, lambda: None)
-        return self.count
+        return self._real(**inputs)
 
 
 @pytest.fixture
@@ -119,25 +114,30 @@ async def test_a_drawn_seed_is_told_and_can_be_used_again(generator: TextGenerat
     assert (await generator.generate(request)).seed != drawn.seed
 
 
-async def test_texts_that_take_turns_do_not_disturb_each_other(generator: TextGenerationClient) -> None:
-    requests = [
-        GenerateRequest(prompt=prompt, max_new_tokens=6, temperature=temperature, seed=3)
-        for prompt, temperature in ((PROMPT, 1.5), ("The storm took the bridge, so we", 1.5), (PROMPT, 0.0))
-    ]
-    together = await asyncio.gather(*(generator.generate(request) for request in requests))
-    assert together == [await generator.generate(request) for request in requests]
+TOGETHER = [
+    GenerateRequest(prompt=prompt, max_new_tokens=tokens, temperature=temperature, seed=3)
+    for prompt, tokens, temperature in (
+        (PROMPT, 8, 0.0),
+        ("The storm took the bridge, so we", 5, 0.0),
+        ("One two three. " * 20, 6, 0.0),
+        (PROMPT, 8, 1.5),
+        ("Once upon a time", 3, 1.5),
+    )
+]
 
 
-async def test_a_long_prompt_is_read_in_pieces_with_the_same_result(
-    service: TextGeneration, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, sampling = service._model, Sampling(max_new_tokens=4)
-    prompt = model.encode("One two three. " * 12, 4)
-    whole = list(model.steps(prompt, sampling))
-    monkeypatch.setattr(model_module, "PROMPT_CHUNK", 16)
-    pieces = list(model.steps(prompt, sampling))
-    assert None in pieces
-    assert [step for step in pieces if step is not None] == whole
+async def test_texts_made_together_are_those_made_one_by_one(generator: TextGenerationClient) -> None:
+    together = await asyncio.gather(*(generator.generate(request) for request in TOGETHER))
+    assert together == [await generator.generate(request) for request in TOGETHER]
+
+
+async def test_one_step_of_the_model_serves_all_callers(generator: TextGenerationClient, forwards: Forwards) -> None:
+    forwards.gate.clear()  # so that all of them are there at the second step
+    calls = [asyncio.create_task(generator.generate(request)) for request in TOGETHER]
+    await forwards.entered.wait()
+    forwards.gate.set()
+    replies = await asyncio.gather(*calls)
+    assert len(forwards.sizes) < 20 < sum(reply.tokens for reply in replies)
 
 
 async def test_the_event_loop_stays_free_while_the_model_works(
@@ -152,29 +152,32 @@ async def test_the_event_loop_stays_free_while_the_model_works(
     assert threading.get_ident() not in forwards.threads
 
 
-async def test_cancelling_generate_stops_the_model_at_the_next_token(
+async def test_cancelling_generate_stops_the_text_at_the_next_token(
     generator: TextGenerationClient, forwards: Forwards
 ) -> None:
+    forwards.gate.clear()
     call = asyncio.create_task(generator.generate(GenerateRequest(prompt=PROMPT, max_new_tokens=64)))
     await forwards.entered.wait()
-    forwards.gate.clear()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     forwards.gate.set()
-    count = await forwards.settled()
-    assert count < 10
-    assert await forwards.settled() == count
+    await takes_its_place(generator, forwards)
 
 
-async def test_leaving_a_stream_stops_the_model_at_the_next_token(
+async def test_leaving_a_stream_stops_the_text_at_the_next_token(
     generator: TextGenerationClient, forwards: Forwards
 ) -> None:
     async with generator.stream(GenerateRequest(prompt=PROMPT, max_new_tokens=64)) as tokens:
         await anext(tokens)
-    count = await forwards.settled()
-    assert count < 10
-    assert await forwards.settled() == count
+    await takes_its_place(generator, forwards)
+
+
+async def takes_its_place(generator: TextGenerationClient, forwards: Forwards) -> None:
+    """A text that comes now has the model for itself: the one before it takes part in no step more than it had begun."""
+    await generator.generate(GenerateRequest(prompt=PROMPT, max_new_tokens=8))
+    assert forwards.sizes[-7:] == [1] * 7
+    assert len(forwards.sizes) < 30
 
 
 @pytest.mark.parametrize(
@@ -207,6 +210,19 @@ async def test_a_wrong_request_is_refused_with_its_fault(
 def test_wrong_args_stop_the_start(args: dict[str, Any]) -> None:
     with pytest.raises(StartError, match="args: temperature must be a number in 0 to 2"):
         TextGeneration(**args)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_batch", 0), ("max_batch", "many"), ("cache_tokens", 2.5)])
+def test_wrong_sizes_stop_the_start(name: str, value: Any) -> None:
+    with pytest.raises(StartError, match=f"args: {name} must be a whole number from 1; found {value!r}"):
+        TextGeneration(**{name: value})
+
+
+async def test_a_text_fits_into_the_memory_for_all_of_them() -> None:
+    service = TextGeneration(cache_tokens=128, max_new_tokens=64)
+    async with serve(service, TextGenerationClient) as generator:
+        with pytest.raises(ServiceError, match="64 new tokens do not fit into `cache_tokens`, 128 tokens"):
+            await generator.generate(GenerateRequest(prompt="a b " * 50, max_new_tokens=64))
 
 
 def test_a_device_that_is_not_here_stops_the_start() -> None:

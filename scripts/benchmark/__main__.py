@@ -10,12 +10,11 @@ import asyncio
 import json
 import sys
 
-from scripts.benchmark import calls, codecs, starts, streams, tensors
+from scripts.benchmark import calls, codecs, generation, starts, streams, tensors
 from scripts.benchmark.case import Case, Outcome
 
-CASES: dict[str, Case] = {
-    case.name: case for case in (*calls.CASES, *codecs.CASES, *streams.CASES, *tensors.CASES, *starts.CASES)
-}
+_MODULES = (calls, codecs, streams, tensors, generation, starts)
+CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}
 
 
 def main() -> int:

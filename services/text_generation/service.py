@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
-from services.text_generation.model import CausalModel, PromptError, Sampling, Step
+from services.text_generation.model import CausalModel, PromptError, Step
+from services.text_generation.sampling import Sampling
 from services.text_generation.v1.text_generation_toolkit import (
     FinishReason,
     GenerateReply,
@@ -24,7 +25,7 @@ MAX_TEMPERATURE = 2.0
 
 
 class TextGeneration(TextGenerationBase):
-    """One model on one device. Calls take turns token by token, so a short text need not wait for a long one."""
+    """One model on one device. Each of its steps makes a token for every call, so that they do not wait for each other."""
 
     def __init__(
         self,
@@ -33,29 +34,35 @@ class TextGeneration(TextGenerationBase):
         temperature: float = 0.0,
         top_p: float = 0.95,
         max_new_tokens: int = 256,
+        max_batch: int = 16,
+        cache_tokens: int = 16384,
         device: str = "cpu",
     ) -> None:
-        """`temperature` and `max_new_tokens` are for requests that name none; the latter is also the limit for those that do."""
+        """`temperature` and `max_new_tokens` are for requests that name none; the latter is also the limit for those that do.
+
+        `max_batch` is how many calls take part in a step of the model; those beyond wait for their turn. `cache_tokens` is
+        how many tokens of all texts the model keeps in memory, and so the longest text, where its context is not shorter.
+        """
         _check_args(temperature, top_p, max_new_tokens)
+        _check_sizes(max_batch, cache_tokens)
         self._temperature = temperature
         self._top_p = top_p
         self._max_new_tokens = max_new_tokens
-        self._model = CausalModel(model, device)
+        self._model = CausalModel(model, device, max_batch=max_batch, cache_tokens=cache_tokens)
 
     async def __aenter__(self) -> Self:
-        self._worker = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="model"
-        )  # one thread at a time for the model
+        await self._model.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        await self._model.__aexit__(kind, error, trace)
 
     async def generate(self, request: GenerateRequest, context: Context) -> GenerateReply:
         sampling = self._sampling(request)
-        steps = [step async for step in self._steps(request.prompt, sampling)]
+        async with aclosing(self._steps(request.prompt, sampling)) as found:
+            steps = [step async for step in found]
         return GenerateReply(
             text="".join(step.text for step in steps),
             tokens=len(steps),
@@ -64,22 +71,17 @@ class TextGeneration(TextGenerationBase):
         )
 
     async def stream(self, request: GenerateRequest, context: Context) -> AsyncIterator[Token]:
-        async for step in self._steps(request.prompt, self._sampling(request)):
-            yield Token(text=step.text, finish_reason=_finish_reason(step))
+        async with aclosing(self._steps(request.prompt, self._sampling(request))) as steps:
+            async for step in steps:
+                yield Token(text=step.text, finish_reason=_finish_reason(step))
 
-    async def _steps(self, prompt: str, sampling: Sampling) -> AsyncIterator[Step]:
-        """Each step is a job of its own for the worker: a call that is cancelled costs at most the step that runs."""
-        run = asyncio.get_running_loop().run_in_executor
+    async def _steps(self, prompt: str, sampling: Sampling) -> AsyncGenerator[Step, None]:
         try:
-            ids = await run(self._worker, self._model.encode, prompt, sampling.max_new_tokens)
+            ids = await asyncio.to_thread(self._model.encode, prompt, sampling.max_new_tokens)
         except PromptError as error:
             raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from None
-        steps = self._model.steps(ids, sampling)
-        is_last = False
-        while not is_last:
-            step = await run(self._worker, next, steps)
-            if step is not None:
-                is_last = step.is_last
+        async with aclosing(self._model.steps(ids, sampling)) as steps:
+            async for step in steps:
                 yield step
 
     def _sampling(self, request: GenerateRequest) -> Sampling:
@@ -111,6 +113,12 @@ def _check_args(temperature: float, top_p: float, max_new_tokens: int) -> None:
             f"args: temperature must be a number in 0 to {MAX_TEMPERATURE:g}, top_p above 0 and at most 1, "
             f"max_new_tokens a whole number from 1; found {temperature!r}, {top_p!r}, {max_new_tokens!r}"
         )
+
+
+def _check_sizes(max_batch: int, cache_tokens: int) -> None:
+    for name, value in (("max_batch", max_batch), ("cache_tokens", cache_tokens)):
+        if not isinstance(value, int) or value < 1:
+            raise StartError(f"args: {name} must be a whole number from 1; found {value!r}")
 
 
 def _finish_reason(step: Step) -> FinishReason:
