@@ -1,0 +1,36 @@
+"""The examples' demos: real models, real processes, and something that a person would want to read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("multi_model", ["food", "price", "something good", "something bad"]),
+        ("ensemble", ["sport", "politics", "by_meaning", "by_likelihood"]),
+        ("sequential", ["In short:\n  1. ", "ferries"]),
+        ("diamond", ["In short:\n", "Does not belong:\n  The mayor's dog"]),
+    ],
+)
+def test_a_demo_shows_what_its_graph_does(name: str, expected: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"services.{name}.demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for part in expected:
+        assert part in done.stdout
