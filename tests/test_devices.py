@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.launcher.devices import parse_fake_gpus, show_size, visible
+from toolkit.launcher.devices import parse_fake_gpus, visible
+from toolkit.launcher.sizes import show_size
 
 GIB = 1 << 30
 

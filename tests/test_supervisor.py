@@ -20,6 +20,7 @@ from toolkit.launcher.events import (
     EventReader,
     Exited,
     Failed,
+    OutOfMemory,
     Output,
     Progress,
     Ready,
@@ -259,6 +260,31 @@ def test_a_replica_that_the_kernel_killed_is_told_so() -> None:
     assert told.view.complaints == [
         "leaf: was ended by SIGKILL while it served; the kernel does that when memory runs out"
     ]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (
+            OutOfMemory("leaf", (2 << 30) + (1 << 27), 2 << 30),
+            (
+                "leaf: out of memory: used 2.12GiB of resources.memory 2GiB; raise it, or lower what the model takes: its "
+                "batches, or traffic.max_concurrency"
+            ),
+        ),
+        (
+            OutOfMemory("leaf"),
+            (
+                "leaf: out of memory: the kernel ended it, for this machine or its container has none left; run less here, or "
+                "set resources.memory, so that it is known who takes too much"
+            ),
+        ),
+    ],
+)
+def test_what_runs_out_of_memory_is_told_as_such(event: OutOfMemory, expected: str) -> None:
+    told = replay(*UP, event, Exited("leaf", -signal.SIGKILL))
+    assert told.code == 1
+    assert told.view.complaints == [expected]
 
 
 @pytest.mark.parametrize("last", [[], [Draining("middle")]])

@@ -28,7 +28,7 @@ launcher.devices
 launcher.manifest launcher.processes launcher.live
 launcher.layers
 launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.lifecycle launcher.lines launcher.output
-launcher.hints launcher.security
+launcher.hints launcher.memory launcher.security launcher.sizes
 project.certs project.generate project.scaffold
 replica testing call
 tensor_json
@@ -46,7 +46,7 @@ policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
 blocking limits listening
-credentials ending errors deadline handshake method spec wire message control memory probe tasks
+credentials ending errors deadline handshake method spec wire message affinity control memory probe tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""
 

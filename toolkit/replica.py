@@ -21,6 +21,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from toolkit.affinity import run_on
 from toolkit.client import Client
 from toolkit.connect import pool
 from toolkit.contract import check_contract
@@ -245,6 +246,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     spec = _spec(sys.argv[1:], os.environ)
     control = Control(spec.control_fd)
+    if spec.cores and not run_on(spec.cores):
+        log.warning("cannot be bound to the cores %s; it runs on all that it may", spec.cores)
     if keep_freed_memory():
         log.info(
             "malloc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD set to 1 GiB, so that large messages cause no page faults"

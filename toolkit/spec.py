@@ -69,6 +69,10 @@ class ReplicaSpec:
     """Keyword arguments of the class."""
     device: str = "cpu"
     """What placement gave to this replica, as torch names it: `cpu`, `cuda:0`. Handed to a class that takes `device`."""
+    cores: tuple[int, ...] = ()
+    """The numbers of those that it runs on; empty: all that it may."""
+    memory: int | None = None
+    """Bytes; who starts it ends it when it takes more. None: no limit."""
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Deployment → where its replicas listen; `dns:///HOST:PORT` stands for every address of the host."""
     bind: Mapping[str, str] = field(default_factory=dict)
@@ -217,6 +221,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "float": (_is(int, float), float),
     "bool": (_is(bool), _as_is),
     "tuple[str, ...]": (_is_list, tuple),
+    "tuple[int, ...]": (lambda value: isinstance(value, list) and all(type(each) is int for each in value), tuple),
     "tuple[str, ...] | None": (lambda value: value is None or _is_list(value), _as_is),
     "Mapping[str, Any]": (_is(dict), _as_is),
     "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),

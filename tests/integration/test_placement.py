@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 from textwrap import dedent
 
@@ -93,3 +97,79 @@ def test_each_replica_sees_its_own_device_alone(project: Project) -> None:
         "entry": None,
     }
     assert "cpu(!), as on_unsatisfiable says: no GPU has 20GiB free" in lost
+
+
+HUNGRY = '''
+import os, subprocess, sys, time
+import numpy
+from services.echo.v1.echo_toolkit import EchoBase, Note
+
+
+class Hungry(EchoBase):
+    """It takes what it is told to: at its start, in a call, or in a process that it starts."""
+
+    def __init__(self, mib=0, child=False):
+        self.held = numpy.ones(mib << 20, numpy.uint8)
+
+    async def say(self, request, context):
+        if request.text.startswith("child "):
+            code = f"import numpy, time; held = numpy.ones({int(request.text[6:])} << 20, numpy.uint8); time.sleep(600)"
+            subprocess.run([sys.executable, "-c", code])
+        elif request.text:
+            self.held = numpy.ones(int(request.text) << 20, numpy.uint8)
+        threads = os.environ["OMP_NUM_THREADS"]
+        return Note(text=f"{threads} {sorted(os.sched_getaffinity(0))}", number=os.getpid())
+'''
+
+
+@pytest.fixture
+def hungry(project: Project) -> Project:
+    (project.folder / "hungry.py").write_text(HUNGRY)
+    return project
+
+
+def say(project: Project, text: str) -> subprocess.CompletedProcess[str]:
+    return toolkit("call", "Say", json.dumps({"text": text}), "--graph", "graph.yaml", folder=project.folder)
+
+
+ENTRY = 'entry: {class: "hungry:Hungry", port: PORT, resources: {memory: 400MiB, cpus: 1}}'
+OUT_OF_MEMORY = re.compile(
+    r"error: entry: out of memory: used ([0-9.]+)(MiB|GiB) of resources\.memory 400MiB; raise it, or lower what the model takes: "
+    r"its batches, or traffic\.max_concurrency"
+)
+
+
+@pytest.mark.parametrize("text", ["600", "child 600"])
+def test_a_replica_that_takes_too_much_is_ended_and_told_so(hungry: Project, text: str) -> None:
+    with up(hungry.write(ENTRY)) as running:
+        assert "memory 400MiB" in running.wait_line("entry | ")
+        running.wait_line("resources.memory: ")
+        running.wait_ready()
+        assert say(hungry, "100").returncode == 0
+        assert say(hungry, text).returncode == 1
+        assert running.wait_exit() == 1
+    (error,) = running.errors
+    told = OUT_OF_MEMORY.fullmatch(error)
+    assert told
+    assert told[2] == "GiB" or float(told[1]) > 400
+
+
+def test_a_model_that_does_not_fit_is_told_before_it_is_ready(hungry: Project) -> None:
+    with up(hungry.write(ENTRY.replace("port:", "args: {mib: 600}, port:"))) as running:
+        assert running.wait_exit() == 1
+    assert [OUT_OF_MEMORY.fullmatch(error) is not None for error in running.errors] == [True]
+
+
+def test_a_replica_has_the_cores_and_threads_of_the_plan(hungry: Project) -> None:
+    with up(hungry.write(ENTRY)) as running:
+        plan = running.wait_line("entry | ")
+        running.wait_ready()
+        (pid,) = running.replicas()
+        bound = {frozenset(os.sched_getaffinity(int(each))) for each in os.listdir(f"/proc/{pid}/task")}
+        answer = json.loads(say(hungry, "").stdout)["text"]
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    first = min(os.sched_getaffinity(0))
+    assert bound == {frozenset({first})}
+    assert answer == f"1 [{first}]"
+    assert f"cores {first}" in plan

@@ -112,9 +112,3 @@ def parse_fake_gpus(text: str) -> tuple[Device, ...]:
             for at in range(count)
         ]
     return tuple(found)
-
-
-def show_size(size: int) -> str:
-    """Bytes as a graph file writes them, never more than there are: `6GiB`, `512MiB`, `23.5GiB`."""
-    unit, name = (1 << 30, "GiB") if size >= 1 << 30 else (MIB, "MiB")
-    return f"{size * 100 // unit / 100:g}{name}"

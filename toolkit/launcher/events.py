@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from toolkit.launcher.sizes import show_size
+
 MAX_LINE_BYTES = 64 * 1024
 
 
@@ -60,6 +62,28 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """It is ended for what it took; `Exited` follows."""
+
+    replica: str
+    used: int | None = None
+    """Bytes, where they were counted."""
+    limit: int | None = None
+    """Bytes, `resources.memory`. None: nobody set one, and the kernel ended it."""
+
+    @property
+    def message(self) -> str:
+        if self.limit is None:
+            how = "the kernel ended it, for this machine or its container has none left"
+            return (
+                f"out of memory: {how}; run less here, or set resources.memory, so that it is known who takes too much"
+            )
+        used = "" if self.used is None else f"used {show_size(self.used)} of "
+        cure = "raise it, or lower what the model takes: its batches, or traffic.max_concurrency"
+        return f"out of memory: {used}resources.memory {show_size(self.limit)}; {cure}"
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """The process is gone, and its whole group with it."""
 
@@ -85,7 +109,7 @@ class Signalled:
     number: int
 
 
-Event = Described | Progress | Waiting | Ready | Failed | Draining | Exited | Output | Signalled
+Event = Described | Progress | Waiting | Ready | Failed | Draining | OutOfMemory | Exited | Output | Signalled
 
 
 def parse_event(replica: str, line: bytes) -> Event:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from toolkit.errors import PlacementError
 from toolkit.launcher.cores import Share, share_cores, show_cores
-from toolkit.launcher.devices import Device, Kind, Machine, show_size
+from toolkit.launcher.devices import Device, Kind, Machine
 from toolkit.launcher.fit import Demand, Place, fit
 from toolkit.launcher.manifest import Deployment, Graph
 from toolkit.launcher.refusals import Held, Wanted, refuse_cpus, refuse_gpu, refuse_memory
+from toolkit.launcher.sizes import show_size
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from toolkit.launcher.events import Event, EventReader, Exited, Output, Signalled
+from toolkit.launcher.events import Event, EventReader, Exited, OutOfMemory, Output, Signalled
 from toolkit.launcher.lines import LineSplitter
+from toolkit.launcher.memory import MemoryWatch, count_oom_kills
 from toolkit.spec import PREFIX, ReplicaSpec
 
 COMMAND = (sys.executable, "-m", "toolkit.replica")
@@ -59,6 +61,8 @@ class Processes:
         self._environ = {name: value for name, value in inherited.items() if not name.startswith(PREFIX)}
         self._children: dict[str, _Child] = {}
         self._queue: deque[Event] = deque()
+        self._memory = MemoryWatch(time.monotonic)
+        self._oom_kills = count_oom_kills()
         self._selector = selectors.DefaultSelector()
         self._cleanup = contextlib.ExitStack()
 
@@ -74,9 +78,18 @@ class Processes:
     ) -> None:
         self._cleanup.close()
 
+    @property
+    def how_memory_is_limited(self) -> str:
+        """A sentence about `resources.memory`."""
+        if self._memory.is_possible:
+            return "resources.memory: the launcher watches, and ends a replica that takes more"
+        return "resources.memory: not kept; this platform does not tell what a process takes"
+
     def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> None:
         child = _start(name, self._command, self._folder, {**self._environ, **env}, spec)
         self._children[name] = child
+        if spec.memory is not None:
+            self._memory.begin(name, child.process.pid, spec.memory)
         for stream in child.streams:
             self._selector.register(stream.fd, selectors.EVENT_READ, lambda stream=stream: self._read(stream))
 
@@ -90,10 +103,16 @@ class Processes:
 
     def get(self, timeout: float | None) -> Event | None:
         if not self._queue:
-            for key, _ in self._selector.select(timeout):
+            for key, _ in self._selector.select(_sooner(timeout, self._memory.patience())):
                 if key.fd in self._selector.get_map():  # a replica that was reaped just now is forgotten
                     key.data()
+            self._end_who_takes_too_much()
         return self._queue.popleft() if self._queue else None
+
+    def _end_who_takes_too_much(self) -> None:
+        for name, used, limit in self._memory.look():
+            self._queue.append(OutOfMemory(name, used, limit))
+            self.kill(name)
 
     def _read(self, stream: _Stream) -> None:
         chunk = stream.read()
@@ -115,10 +134,15 @@ class Processes:
             for stream in child.streams:
                 self._queue.extend(stream.read_rest())
             self._forget(child)
-            self._queue.append(Exited(child.name, child.process.wait()))
+            status = child.process.wait()
+            if status == -signal.SIGKILL and self._oom_kills < (kills := count_oom_kills()):
+                self._oom_kills = kills
+                self._queue.append(OutOfMemory(child.name))
+            self._queue.append(Exited(child.name, status))
 
     def _forget(self, child: _Child) -> None:
         del self._children[child.name]
+        self._memory.end(child.name)
         for stream in child.streams:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(stream.fd)
@@ -225,6 +249,10 @@ def _caught_signals() -> Iterator[socket.socket]:
                 restore.callback(signal.signal, number, before)
                 signal.signal(number, lambda number, frame: None)
         yield reader
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _has_exited(process: subprocess.Popen[bytes]) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from toolkit.launcher.devices import Machine, show_size
+from toolkit.launcher.devices import Machine
 from toolkit.launcher.manifest import Deployment, Graph
+from toolkit.launcher.sizes import show_size
 
 _FALL_BACK = "say on_unsatisfiable: cpu, to let it run there"
 

@@ -17,6 +17,7 @@ from toolkit.launcher.events import (
     Event,
     Exited,
     Failed,
+    OutOfMemory,
     Output,
     Progress,
     Ready,
@@ -133,6 +134,8 @@ class Supervisor:
                 self._signalled(number)
             case Output(name, text, is_transient):
                 self._view.line(name, text, is_transient=is_transient)
+            case OutOfMemory(name):
+                self._failed(self._replicas[name], event.message)
             case Exited(name, status):
                 self._exited(self._replicas[name], status)
             case _:

@@ -45,6 +45,8 @@ def up(
     ):
         launches = plan_launches(graph, placed, folder, limits, trust)
         view = _make_view(machine, placed, stream, environ)
+        if any(each.memory is not None for each in placed):
+            view.say(processes.how_memory_is_limited)
         supervisor = Supervisor(graph, launches, limits=limits, processes=processes, view=view, clock=time.monotonic)
         try:
             return supervisor.run()
@@ -87,6 +89,8 @@ def _specify(
         specify(graph, name, listen=listen, addresses=addresses, trust=trust),
         replica=placed.index,
         device=placed.device,
+        cores=placed.cores,
+        memory=placed.memory,
         start_timeout=limits.start_timeout,
         drain_timeout=limits.drain_timeout,
     )
