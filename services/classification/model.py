@@ -21,6 +21,7 @@ NOTHING: Final = "N/A"
 class Classifier(Protocol):
     def shares(self, text: str, labels: Sequence[str]) -> list[float]:
         """One a label, together 1. Raises TextTooLongError."""
+        ...
 
 
 class MeaningClassifier:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
     [
         ("multi_model", ["food", "price", "something good", "something bad"]),
         ("ensemble", ["sport", "politics", "by_meaning", "by_likelihood"]),
-        ("sequential", ["In short:\n  1. ", "ferries"]),
+        ("sequential", ["In short:\n  ", "ferries"]),
         ("diamond", ["In short:\n", "Does not belong:\n  The mayor's dog"]),
     ],
 )
