@@ -10,10 +10,10 @@ import asyncio
 import json
 import sys
 
-from scripts.benchmark import calls, codecs, generation, starts, streams, tensors
+from scripts.benchmark import batches, calls, codecs, generation, starts, streams, tensors
 from scripts.benchmark.case import Case, Outcome
 
-_MODULES = (calls, codecs, streams, tensors, generation, starts)
+_MODULES = (calls, codecs, streams, tensors, batches, generation, starts)
 CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}
 
 

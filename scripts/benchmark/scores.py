@@ -1,0 +1,37 @@
+"""The scoring service without batches: what batches are measured against."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from services.scoring.model import EmbeddingModel
+from services.scoring.v1.scoring_toolkit import ScoringBase, Similarity, TextPair
+from toolkit.context import Context
+
+TEXTS = (
+    "A cat sits on the mat.",
+    "A kitten rests on a rug.",
+    "It's so sunny outside!",
+    "The weather is lovely.",
+    "He drove to the stadium.",
+    "She lit the lamp.",
+    "Where is the station?",
+)
+
+
+def pair(number: int) -> TextPair:
+    """Two short sentences."""
+    return TextPair(a=TEXTS[number % len(TEXTS)], b=TEXTS[(number // len(TEXTS) + 1) % len(TEXTS)])
+
+
+class OneByOne(ScoringBase):
+    """One model, one pair at a time, in a thread of its own."""
+
+    def __init__(self, *, model: str = "minilm-l6", device: str = "cpu") -> None:
+        self._model = EmbeddingModel(model, device)
+        self._worker = ThreadPoolExecutor(1)
+
+    async def score(self, request: TextPair, context: Context) -> Similarity:
+        run = asyncio.get_running_loop().run_in_executor
+        return Similarity(value=await run(self._worker, self._model.similarity, request.a, request.b))
