@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from types import TracebackType
-from typing import ClassVar, Generic, Self, TypeVar, cast
+from typing import ClassVar, Generic, Self, TypeVar
 
 from toolkit.context import Context, Metadata, MetadataPairs, ambient, metadata_pairs
 from toolkit.deadline import Deadline, earliest
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Contract, Method
-from toolkit.transport.base import Call, Transport
+from toolkit.transport.base import Call, RequestsFailedError, Transport, check_type, close_stream
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -19,26 +19,33 @@ Reply = TypeVar("Reply")
 class Stream(AsyncIterator[Reply], Generic[Reply]):
     """The replies of a streaming call: iterate it, or enter it with `async with` to stop early.
 
-    Leaving the `async with`, and `aclose()`, cancel the call; so does dropping the stream half read. A failure of the
-    call is raised after the items that came before it.
+    It may be handed to a method that takes a stream: `self.reviewer.refine(self.writer.stream(ask))`. Leaving the `async
+    with`, and `aclose()`, cancel the call and close its own stream of requests; so does dropping the stream half read. A
+    failure of the call is raised after the items that came before it.
     """
 
-    def __init__(self, replies: AsyncIterator[Reply], name: str) -> None:
+    def __init__(self, replies: AsyncIterator[Reply], name: str, requests: object = None) -> None:
         self._replies = replies
+        self._next = replies.__anext__
         self._name = name
+        self._requests = requests
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Reply:
         try:
-            return await anext(self._replies)
+            return await self._next()
+        except RequestsFailedError as error:
+            raise error.failure from error.failure.__cause__
         except ServiceError as error:
+            await close_stream(self._requests)
             raise _came_through(error, self._name) from error.__cause__
 
     async def aclose(self) -> None:
         """Cancel the call; harmless when it has ended."""
-        await cast("AsyncGenerator[Reply, None]", self._replies).aclose()
+        await close_stream(self._replies)
+        await close_stream(self._requests)
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,6 +61,9 @@ class Client:
 
     Every method takes `timeout`, seconds that the caller will wait, and `metadata`. Within a handler the time left of the
     call being answered is a limit of its own. A call that fails raises ServiceError.
+
+    A stream of requests is any async iterable. It belongs to the call, which closes it at its end; what it raises comes back
+    as it is.
     """
 
     __contract__: ClassVar[Contract]
@@ -65,7 +75,7 @@ class Client:
     async def _unary(
         self, method: Method[Request, Reply], request: Request, timeout: float | None, metadata: Metadata | None
     ) -> Reply:
-        _check_type(method, request)
+        check_type(method, request)
         try:
             return await self._transport.unary(method, request, _call(timeout, metadata))
         except ServiceError as error:
@@ -74,7 +84,7 @@ class Client:
     def _server_stream(
         self, method: Method[Request, Reply], request: Request, timeout: float | None, metadata: Metadata | None
     ) -> Stream[Reply]:
-        _check_type(method, request)
+        check_type(method, request)
         return Stream(self._transport.server_stream(method, request, _call(timeout, metadata)), self._name)
 
     async def _client_stream(
@@ -85,9 +95,13 @@ class Client:
         metadata: Metadata | None,
     ) -> Reply:
         try:
-            return await self._transport.client_stream(method, _checked(method, requests), _call(timeout, metadata))
+            return await self._transport.client_stream(method, requests, _call(timeout, metadata))
+        except RequestsFailedError as error:
+            raise error.failure from error.failure.__cause__
         except ServiceError as error:
             raise _came_through(error, self._name) from error.__cause__
+        finally:
+            await close_stream(requests)
 
     def _bidi_stream(
         self,
@@ -97,7 +111,7 @@ class Client:
         metadata: Metadata | None,
     ) -> Stream[Reply]:
         call = _call(timeout, metadata)
-        return Stream(self._transport.bidi_stream(method, _checked(method, requests), call), self._name)
+        return Stream(self._transport.bidi_stream(method, requests, call), self._name, requests)
 
 
 def _call(timeout: float | None, metadata: Metadata | None) -> Call:
@@ -118,17 +132,6 @@ def _forwarded(answering: Context, own: MetadataPairs) -> MetadataPairs:
         return answering.forwarded
     keys = {key for key, _ in own}
     return (*own, *((key, value) for key, value in answering.forwarded if key not in keys))
-
-
-def _check_type(method: Method[Request, Reply], request: Request) -> None:
-    if type(request) is not method.request:
-        raise TypeError(f"{method.path} takes {method.request.__name__}, not {type(request).__name__}")
-
-
-async def _checked(method: Method[Request, Reply], requests: AsyncIterable[Request]) -> AsyncIterator[Request]:
-    async for request in requests:
-        _check_type(method, request)
-        yield request
 
 
 def _came_through(error: ServiceError, name: str) -> ServiceError:

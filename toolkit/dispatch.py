@@ -19,7 +19,7 @@ from toolkit.method import Contract, Method
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
 from toolkit.tasks import time_limit
-from toolkit.transport.base import CallerGoneError
+from toolkit.transport.base import CallerGoneError, is_cancelling
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
@@ -211,5 +211,4 @@ def _is_cancelled(error: asyncio.CancelledError) -> bool:
     """Whether somebody cancelled the call. A handler may also await what others have cancelled: that is its own failure, and
     a server that takes it for the end of the call would leave the caller waiting.
     """
-    task = asyncio.current_task()
-    return isinstance(error, CallerGoneError) or task is None or bool(task.cancelling())
+    return isinstance(error, CallerGoneError) or is_cancelling()

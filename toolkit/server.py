@@ -249,13 +249,25 @@ def _decode(method: Method[Any, Any], data: bytes, limit: int) -> Any:
         ) from error
 
 
-async def _decode_each(method: Method[Any, Any], call: Any, limit: int) -> AsyncIterator[Any]:
+def _decode_each(method: Method[Any, Any], call: Any, limit: int) -> AsyncIterator[Any]:
+    return _requests(method, call, limit, asyncio.current_task())
+
+
+async def _requests(
+    method: Method[Any, Any], call: Any, limit: int, answering: asyncio.Task[Any] | None
+) -> AsyncIterator[Any]:
+    """A stream that its caller cut off looks like one that has ended, and a moment later grpc.aio cancels the task that answers
+    it. What gRPC says comes in order: once it has answered another read, that moment is over.
+    """
     read = call.read
     try:
         while (data := await read()) is not grpc.aio.EOF:
             yield _decode(method, data, limit)
+        await read()
     except grpc.aio.BaseError as error:
         raise CallerGoneError from error
+    if answering is not None and answering.cancelling():
+        raise CallerGoneError
 
 
 def _fail(call: Any, error: ServiceError) -> None:

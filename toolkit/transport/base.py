@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from toolkit.context import MetadataPairs
 from toolkit.deadline import Deadline
+from toolkit.errors import Code, ServiceError
 from toolkit.method import Method
 
 Request = TypeVar("Request")
@@ -49,13 +50,22 @@ class CallerGoneError(asyncio.CancelledError):
     """The call is cancelled because nobody waits for its end: its caller has left, or the caller's own stream has failed."""
 
 
+class RequestsFailedError(Exception):
+    """The call was given up because the caller's own stream of requests failed: neither the replica nor the way there did."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
 class Feed:
     """A caller's request stream on its way to a handler.
 
     A failure in it is the caller's own: the handler only sees its call cancelled, and the caller gets the failure back.
     """
 
-    def __init__(self, requests: AsyncIterable[Any], convert: Callable[[Any], Any]) -> None:
+    def __init__(self, method: Method[Any, Any], requests: AsyncIterable[Any], convert: Callable[[Any], Any]) -> None:
+        self._method = method
         self._items = aiter(requests)
         self._convert = convert
         self._failure: Exception | None = None
@@ -65,19 +75,44 @@ class Feed:
 
     async def __anext__(self) -> Any:
         try:
-            return self._convert(await anext(self._items))
+            request = await anext(self._items)
+            if type(request) is not self._method.request:
+                check_type(self._method, request)
+            return self._convert(request)
         except StopAsyncIteration:
             raise
         except Exception as error:
             self._failure = error
             raise CallerGoneError from error
+        except asyncio.CancelledError as error:
+            if is_cancelling():
+                raise
+            self._failure = ServiceError(Code.CANCELLED, "what the stream of requests waits for was cancelled")
+            raise CallerGoneError from error
 
     def raise_failure(self) -> None:
         """Raise what went wrong in the stream, if anything did."""
         if self._failure is not None:
-            raise self._failure
+            raise RequestsFailedError(self._failure)
 
     async def aclose(self) -> None:
         """Let the caller's stream end, however much of it was read."""
-        if isinstance(self._items, AsyncGenerator):
-            await self._items.aclose()
+        await close_stream(self._items)
+
+
+def check_type(method: Method[Any, Any], request: Any) -> None:
+    if type(request) is not method.request:
+        raise TypeError(f"{method.path} takes {method.request.__name__}, not {type(request).__name__}")
+
+
+async def close_stream(items: object) -> None:
+    """Close an async iterator that can be closed. A stream that is handed to a call belongs to it."""
+    close = getattr(items, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def is_cancelling() -> bool:
+    """Whether somebody cancels the current task: else a CancelledError is of something that the task waited for."""
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -29,6 +30,8 @@ TIME_LEFT: Final = "toolkit-time-left"
 """Microseconds. gRPC's own header rounds up, and may say as much as 3 % more, for the sake of its compression: with each hop
 a callee would have more time than its caller."""
 SHORTEST: Final = 1e-6
+AHEAD: Final = 4096
+"""Bytes of replies that a server may be ahead of the reader of a stream. At least one item may, of any size."""
 RECONNECT_AFTER_MS: Final = 50
 RECONNECT_AT_MOST_MS: Final = 1000
 
@@ -45,6 +48,7 @@ class GrpcTransport:
         outgoing: Outgoing = PLAIN,
         keepalive: bool = False,
         authority: str = "",
+        ahead: int = AHEAD,
     ) -> None:
         """`authority` is the `HOST:PORT` that the server is called by, and certified for, where `addresses` do not say it.
 
@@ -56,6 +60,8 @@ class GrpcTransport:
         if authority and not outgoing.server_name:
             options.append(("grpc.default_authority", authority))
         self.channel = open_channel(target(addresses), options, outgoing)
+        self._open_streams = partial(open_channel, target(addresses), [*options, *_window(ahead)], outgoing)
+        self._streams: grpc.aio.Channel | None = None
         self._callables: dict[str, tuple[Any, int]] = {}
 
     async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
@@ -73,11 +79,12 @@ class GrpcTransport:
         send, limit = self._callable(method)
         ongoing = send(**_sent_with(call))
         ending = Ending(ongoing)
-        feed = Feed(requests, lambda request: _encode(request, limit))
+        feed = Feed(method, requests, lambda request: _encode(request, limit))
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
             reply = await ongoing
         except grpc.aio.AioRpcError as error:
+            feed.raise_failure()
             raise from_status(await ending.of(error) or error, self.addresses) from None
         except asyncio.CancelledError:
             feed.raise_failure()
@@ -106,12 +113,13 @@ class GrpcTransport:
         send, limit = self._callable(method)
         ongoing = send(**_sent_with(call))
         ending = Ending(ongoing)
-        feed = Feed(requests, lambda request: _encode(request, limit))
+        feed = Feed(method, requests, lambda request: _encode(request, limit))
         feeding = asyncio.create_task(_write(ongoing, feed))
         try:
             async for reply in ongoing:
                 yield _decode(method.reply, reply, limit)
         except grpc.aio.AioRpcError as error:
+            feed.raise_failure()
             said = await ending.of(error)
             if said is not None:
                 raise from_status(said, self.addresses) from None
@@ -125,15 +133,27 @@ class GrpcTransport:
 
     async def close(self) -> None:
         await self.channel.close()
+        if self._streams is not None:
+            await self._streams.close()
 
     def _callable(self, method: Method[Any, Any]) -> tuple[Any, int]:
         """gRPC's function for a method, and the method's message limit."""
         found = self._callables.get(method.path)
         if found is None:
             shape = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
-            send = getattr(self.channel, "_".join(shape))(method.path)
+            send = getattr(self._channel_for(method), "_".join(shape))(method.path)
             found = self._callables[method.path] = (send, self._limits.of(method))
         return found
+
+    def _channel_for(self, method: Method[Any, Any]) -> grpc.aio.Channel:
+        """Streams of replies have a connection of their own: how far a server may be ahead of its reader is settled for a whole
+        connection, and what is right for many small replies is too little for a large one.
+        """
+        if not method.server_streaming:
+            return self.channel
+        if self._streams is None:
+            self._streams = self._open_streams()
+        return self._streams
 
 
 def target(addresses: Sequence[str]) -> str:
@@ -164,6 +184,11 @@ def _options(limit: int) -> list[tuple[str, Any]]:
         ("grpc.min_reconnect_backoff_ms", RECONNECT_AFTER_MS),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_AT_MOST_MS),
     ]
+
+
+def _window(size: int) -> list[tuple[str, Any]]:
+    """HTTP/2's own flow control, held at `size`: by itself gRPC lets it grow to megabytes, for throughput."""
+    return [("grpc.http2.lookahead_bytes", size), ("grpc.http2.bdp_probe", 0)]
 
 
 KEEPALIVE: Final[list[tuple[str, Any]]] = [

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, Self, TypeVar
 
 from toolkit import codec
 from toolkit.context import Context, MetadataPairs
@@ -19,13 +20,12 @@ from toolkit.errors import ServiceError, internal
 from toolkit.message import copy_message
 from toolkit.method import Method
 from toolkit.tasks import wait_closed
-from toolkit.transport.base import Call, Feed
+from toolkit.transport.base import Call, CallerGoneError, Feed
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
-BUFFERED_REPLIES: Final = 1
-"""Replies that a streaming handler may run ahead of its reader."""
-_END: Final = object()
+AHEAD: Final = 1
+"""Items of a stream that wait to be read, at most."""
 
 
 class LocalTransport:
@@ -43,15 +43,9 @@ class LocalTransport:
     async def client_stream(
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> Reply:
-        feed = Feed(requests, self._hand_over)
-        try:
-            reply: Reply = await self._start(self._reply(method, feed, call))
+        async with self._fed(method, requests) as pipe:
+            reply: Reply = await self._start(self._reply(method, pipe, call))
             return reply
-        except (ServiceError, asyncio.CancelledError):
-            feed.raise_failure()
-            raise
-        finally:
-            await feed.aclose()
 
     def server_stream(self, method: Method[Request, Reply], request: Request, call: Call) -> AsyncIterator[Reply]:
         return self._stream(method, self._hand_over(request), call)
@@ -59,16 +53,12 @@ class LocalTransport:
     async def bidi_stream(
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> AsyncIterator[Reply]:
-        feed = Feed(requests, self._hand_over)
-        try:
-            async with aclosing(self._stream(method, feed, call)) as replies:
-                async for reply in replies:
-                    yield reply
-        except (ServiceError, asyncio.CancelledError):
-            feed.raise_failure()
-            raise
-        finally:
-            await feed.aclose()
+        async with (
+            self._fed(method, requests) as pipe,
+            aclosing(self._stream(method, pipe, call)) as replies,
+        ):
+            async for reply in replies:
+                yield reply
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -79,25 +69,41 @@ class LocalTransport:
         return self._sent_back(reply)  # type: ignore[no-any-return]  # the same type comes back
 
     async def _stream(self, method: Method[Request, Reply], request: Any, call: Call) -> AsyncGenerator[Reply, None]:
-        queue: asyncio.Queue[Any] = asyncio.Queue(BUFFERED_REPLIES)
-        task = self._start(self._pump(method, request, call, queue))
+        pipe = _Pipe()
+        task = self._start(self._answer(method, request, call, pipe))
         try:
-            while (item := await queue.get()) is not _END:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            async for reply in pipe:
+                yield reply
         finally:
             await wait_closed(task)
 
-    async def _pump(self, method: Method[Request, Reply], request: Any, call: Call, queue: asyncio.Queue[Any]) -> None:
-        """Move replies to the queue; its last item says how the stream ended."""
+    async def _answer(self, method: Method[Request, Reply], request: Any, call: Call, pipe: _Pipe) -> None:
+        """Run a streaming handler; the last that comes through the pipe says how it ended."""
+
+        def send(reply: Any) -> Awaitable[None]:
+            return pipe.put(self._sent_back(reply))
+
         try:
-            await self._dispatcher.stream(
-                method, request, _context(method, call), lambda reply: queue.put(self._sent_back(reply))
-            )
-            await queue.put(_END)
+            await self._dispatcher.stream(method, request, _context(method, call), send)
         except (ServiceError, asyncio.CancelledError) as error:
-            await queue.put(error)
+            pipe.end(error)
+        else:
+            pipe.end()
+
+    @asynccontextmanager
+    async def _fed(self, method: Method[Any, Any], requests: AsyncIterable[Any]) -> AsyncIterator[_Pipe]:
+        """The caller's stream, run on the caller's side: in its context, and ended with the block."""
+        feed = Feed(method, requests, self._hand_over)
+        pipe = _Pipe()
+        feeding = asyncio.create_task(_fill(pipe, feed))
+        try:
+            yield pipe
+        except (ServiceError, asyncio.CancelledError):
+            feed.raise_failure()
+            raise
+        finally:
+            await wait_closed(feeding)
+            await feed.aclose()
 
     def _sent_back(self, reply: Any) -> Any:
         try:
@@ -111,6 +117,59 @@ class LocalTransport:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+class _Pipe:
+    """A stream from one task to another."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._end: BaseException | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        """For an item, or for room."""
+
+    async def put(self, item: Any) -> None:
+        """Return when another may be put."""
+        self._items.append(item)
+        self._wake()
+        while len(self._items) >= AHEAD:
+            await self._wait()
+
+    def end(self, how: BaseException | None = None) -> None:
+        """No item comes any more, because of `how` if it is not the end of the stream."""
+        self._end = StopAsyncIteration() if how is None else how
+        self._wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._items:
+            if self._end is not None:
+                raise self._end
+            await self._wait()
+        item = self._items.popleft()
+        self._wake()
+        return item
+
+    async def _wait(self) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+    def _wake(self) -> None:
+        """Only one side ever waits: for an item where there is none, or for room where there is no more."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+async def _fill(pipe: _Pipe, feed: Feed) -> None:
+    try:
+        async for request in feed:
+            await pipe.put(request)
+    except CallerGoneError as error:
+        pipe.end(error)
+    else:
+        pipe.end()
 
 
 class _Here:
