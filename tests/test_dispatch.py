@@ -127,7 +127,7 @@ async def test_a_call_whose_deadline_has_passed_does_not_reach_its_handler() -> 
     dispatcher = Dispatcher(Does(reached.append), timeout=30)
     with pytest.raises(ServiceError, match="DEADLINE_EXCEEDED: the deadline passed before the call was handled"):
         await dispatcher.reply(PING, Line(), context(timeout=-1.0))
-    assert (reached, dispatcher.in_flight) == ([], 0)
+    assert (reached, dispatcher.in_flight, dispatcher.expired) == ([], 0, 1)
 
 
 async def test_a_handler_knows_what_is_left_and_which_call_it_answers() -> None:

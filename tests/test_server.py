@@ -1,16 +1,26 @@
-"""A server under somebody's watch, and its drain."""
+"""A server under somebody's watch, or with too much to do, and its drain."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.echo.service import Echo
 from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Note
 from toolkit.connect import pool
+from toolkit.context import Context
+from toolkit.contract import served
 from toolkit.dispatch import Dispatcher
+from toolkit.errors import ServiceError
 from toolkit.limits import MessageLimits
+from toolkit.policy.admission import AdmissionOptions
 from toolkit.server import Server
+from toolkit.tasks import wait_closed
+from toolkit.transport.grpc import GrpcTransport
 
 LONG = 60.0
 
@@ -29,3 +39,30 @@ async def test_a_drain_does_not_wait_for_those_who_watch() -> None:
     while replica.is_ready:  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.01)
     await handle.close()
+
+
+async def test_health_and_reflection_answer_however_busy_it_is() -> None:
+    began = asyncio.Event()
+
+    class Hangs(EchoBase):
+        async def say(self, request: Note, context: Context) -> Note:
+            began.set()
+            await asyncio.Event().wait()
+            return request
+
+    server = Server(EchoBase.__contract__, limits=MessageLimits(), reflect=True)
+    (address,) = await server.listen(("127.0.0.1:0",))
+    await server.open(Dispatcher(Hangs(), timeout=LONG, admission=AdmissionOptions(max_concurrency=1, max_queue=0)))
+    transport = GrpcTransport((address,), limits=MessageLimits())
+    echo = EchoClient(transport)
+    running = asyncio.create_task(echo.say(Note()))
+    await began.wait()
+    with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED"):
+        await echo.say(Note())
+    health: Any = health_pb2_grpc.HealthStub(transport.channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=EchoBase.__contract__.name), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert await served(transport.channel) == {EchoBase.__contract__.name}
+    await wait_closed(running)
+    await transport.close()
+    await server.drain(LONG)

@@ -62,6 +62,11 @@ class Dispatcher:
         self.expired = 0
         """Calls whose deadline had passed before their handler began."""
 
+    @property
+    def door(self) -> Door:
+        """Where calls wait, or are refused when they are too many or too late."""
+        return self._door
+
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         limit = self._begin(context)

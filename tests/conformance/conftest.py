@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 
 from services.echo.v1.echo_toolkit import EchoClient
-from tests.certificates import guarded, make
+from tests import certificates
+from tests.certificates import make
 from toolkit.dispatch import Dispatcher
 from toolkit.limits import MessageLimits
 from toolkit.policy.hedge import HedgeOptions
@@ -19,84 +22,110 @@ from toolkit.security import PLAIN
 from toolkit.server import EVERYBODY, Server
 from toolkit.service import Service
 from toolkit.spec import Incoming, Outgoing
+from toolkit.transport.base import Transport
 from toolkit.transport.grpc import GrpcTransport
 from toolkit.transport.local import LocalTransport
 from toolkit.transport.pool import HandleOptions, PoolTransport
 
 MIB = 1 << 20
 Serve = Callable[..., AbstractAsyncContextManager[EchoClient]]
+Deploy = Callable[..., AbstractAsyncContextManager[PoolTransport]]
+Link = Callable[..., AbstractAsyncContextManager[Transport]]
+
+
+def dispatcher(
+    service: Service, *, timeout: float = 30, made: list[Dispatcher] | None = None, **options: Any
+) -> Dispatcher:
+    """Added to `made` too, for a test that looks at what it counts."""
+    found = Dispatcher(service, timeout=timeout, **options)
+    if made is not None:
+        made.append(found)
+    return found
 
 
 @asynccontextmanager
-async def over_local(
-    service: Service, *, strict: bool = False, timeout: float = 30, **options: Any
-) -> AsyncIterator[EchoClient]:
-    transport = LocalTransport(Dispatcher(service, timeout=timeout, **options), strict=strict)
+async def local(service: Service, *, strict: bool = False, **options: Any) -> AsyncIterator[Transport]:
+    transport = LocalTransport(dispatcher(service, **options), strict=strict)
     try:
-        yield EchoClient(transport, "echo")
+        yield transport
     finally:
         await transport.close()
 
 
-@asynccontextmanager
-async def over_strict(service: Service, **options: Any) -> AsyncIterator[EchoClient]:
-    async with over_local(service, strict=True, **options) as client:
-        yield client
+def strict(service: Service, **options: Any) -> AbstractAsyncContextManager[Transport]:
+    return local(service, strict=True, **options)
 
 
 @asynccontextmanager
-async def over_grpc(
-    service: Service,
-    *,
-    incoming: Incoming = EVERYBODY,
-    outgoing: Outgoing = PLAIN,
-    timeout: float = 30,
-    **options: Any,
-) -> AsyncIterator[EchoClient]:
+async def grpc(
+    service: Service, *, incoming: Incoming = EVERYBODY, outgoing: Outgoing = PLAIN, **options: Any
+) -> AsyncIterator[Transport]:
     server = Server(service.__contract__, limits=MessageLimits(MIB), incoming=incoming)
     (address,) = await server.listen(("127.0.0.1:0",))
-    await server.open(Dispatcher(service, timeout=timeout, **options))
+    await server.open(dispatcher(service, **options))
     transport = GrpcTransport((address,), limits=MessageLimits(MIB), outgoing=outgoing)
     try:
-        yield EchoClient(transport, "echo")
+        yield transport
     finally:
         await transport.close()
         await server.drain(1)
 
 
 @asynccontextmanager
-async def over_guarded(service: Service, **options: Any) -> AsyncIterator[EchoClient]:
+async def guarded(service: Service, **options: Any) -> AsyncIterator[Transport]:
     """Mutual TLS, callers by name, and a token."""
-    with TemporaryDirectory() as folder:
-        make(Path(folder))
-        incoming, outgoing = guarded(Path(folder))
-        async with over_grpc(service, incoming=incoming, outgoing=outgoing, **options) as client:
-            yield client
+    incoming, outgoing = certificates.guarded(made_certificates())
+    async with grpc(service, incoming=incoming, outgoing=outgoing, **options) as transport:
+        yield transport
+
+
+@cache
+def made_certificates() -> Path:
+    """One folder of them for all tests."""
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return make(Path(folder.name))
 
 
 @asynccontextmanager
-async def over_pool(service: Service, *, timeout: float = 30, **options: Any) -> AsyncIterator[EchoClient]:
+async def pool(service: Service, **options: Any) -> AsyncIterator[Transport]:
     """Three replicas that are one service."""
-    dispatcher = Dispatcher(service, timeout=timeout, **options)
-    transport = PoolTransport("abc", lambda address: LocalTransport(dispatcher), name="echo", options=HEDGED)
+    found = dispatcher(service, **options)
+    transport = PoolTransport("abc", lambda address: LocalTransport(found), name="echo", options=HEDGED)
     try:
-        yield EchoClient(transport, "echo")
+        yield transport
     finally:
         await transport.close()
 
 
 HEDGED = HandleOptions(hedge=HedgeOptions(delay=5.0))
-TRANSPORTS = {
-    "local": over_local,
-    "strict": over_strict,
-    "grpc": over_grpc,
-    "guarded": over_guarded,
-    "pool": over_pool,
-}
+LINKS: dict[str, Link] = {"local": local, "strict": strict, "grpc": grpc, "guarded": guarded}
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=[*LINKS, "pool"])
 def serve(request: pytest.FixtureRequest) -> Serve:
     """`async with serve(service) as client`: the service over the transport under test."""
-    chosen: Serve = TRANSPORTS[request.param]
-    return chosen
+    link = (LINKS | {"pool": pool})[request.param]
+
+    @asynccontextmanager
+    async def over(service: Service, **options: Any) -> AsyncIterator[EchoClient]:
+        async with link(service, **options) as transport:
+            yield EchoClient(transport, "echo")
+
+    return over
+
+
+@pytest.fixture(params=LINKS)
+def deploy(request: pytest.FixtureRequest) -> Deploy:
+    """`async with deploy(one, other) as transport`: a handle's way to replicas that differ, over the transport under test."""
+    link = LINKS[request.param]
+
+    @asynccontextmanager
+    async def over(*services: Service, options: HandleOptions | None = None) -> AsyncIterator[PoolTransport]:
+        async with AsyncExitStack() as stack:
+            links = {str(n): await stack.enter_async_context(link(each)) for n, each in enumerate(services)}
+            transport = PoolTransport(links, links.__getitem__, name="echo", options=options)
+            stack.push_async_callback(transport.close)
+            yield transport
+
+    return over

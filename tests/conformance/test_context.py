@@ -10,6 +10,7 @@ import pytest
 from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Note
 from tests.conformance.conftest import Serve
 from toolkit.context import Context
+from toolkit.dispatch import Dispatcher
 from toolkit.errors import Code, ServiceError
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -80,6 +81,46 @@ async def test_detached_work_outlives_its_call_and_its_deadline(serve: Serve) ->
         go.set()
         await asyncio.wait_for(recorded.wait(), 10)
     assert leaf.seen[0].request_id == "r2"
+
+
+async def test_detached_work_goes_on_when_the_caller_gives_up(serve: Serve) -> None:
+    began, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def record() -> None:
+        await go.wait()
+        done.set()
+
+    class Records(EchoBase):
+        async def say(self, request: Note, context: Context) -> Note:
+            context.detached(record())
+            began.set()
+            await asyncio.Event().wait()
+            return request
+
+    async with serve(Records()) as echo:
+        call = asyncio.create_task(echo.say(Note()))
+        await began.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        go.set()
+        await asyncio.wait_for(done.wait(), 10)
+
+
+async def test_detached_work_has_the_deployment_s_timeout_and_is_in_flight_until_it_ends(serve: Serve) -> None:
+    tasks: list[asyncio.Task[None]] = []
+    made: list[Dispatcher] = []
+
+    class Records(EchoBase):
+        async def say(self, request: Note, context: Context) -> Note:
+            tasks.append(context.detached(asyncio.Event().wait()))
+            return request
+
+    async with serve(Records(), timeout=0.2, made=made) as echo:
+        await echo.say(Note(), timeout=30)
+        assert not await made[0].wait_idle(0)
+        await asyncio.wait_for(asyncio.wait(tasks), 10)
+        assert await made[0].wait_idle(10)
 
 
 async def test_detached_work_that_fails_is_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

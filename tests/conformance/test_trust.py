@@ -10,8 +10,10 @@ import pytest
 from services.echo.v1.echo_toolkit import EchoBase, Note
 from tests.conformance.conftest import Serve
 from toolkit.context import Context
+from toolkit.dispatch import Dispatcher
 from toolkit.errors import Code, ServiceError
 from toolkit.policy.admission import AdmissionOptions
+from toolkit.transport.pool import PoolTransport
 
 
 class Gate(EchoBase):
@@ -90,6 +92,49 @@ async def test_a_call_that_gives_up_in_the_queue_never_runs(serve: Serve) -> Non
         await echo.say(Note(number=3), timeout=30)
     assert error.code == Code.DEADLINE_EXCEEDED
     assert gate.order == [1, 3]
+
+
+async def test_what_cannot_be_done_before_its_deadline_is_not_begun_and_counted(serve: Serve) -> None:
+    gate, made = Gate(), list[Dispatcher]()
+    async with serve(gate, admission=AdmissionOptions(max_concurrency=1), made=made) as echo:
+        first = asyncio.create_task(echo.say(Note(number=1), timeout=30))
+        await gate.began.acquire()
+        asyncio.get_running_loop().call_later(0.5, gate.go.set)
+        await first  # half a second is what a call takes, it has learned
+        gate.go.clear()
+        running = asyncio.create_task(echo.say(Note(number=2), timeout=30))
+        await gate.began.acquire()
+        error = await failure(asyncio.create_task(echo.say(Note(number=3), timeout=0.45)))
+        with pytest.raises(ServiceError) as streamed:
+            await anext(echo.repeat(Note(), timeout=0.45))
+        gate.go.set()
+        await running
+    assert error.code == streamed.value.code == Code.RESOURCE_EXHAUSTED
+    assert "is too busy to answer before the deadline" in error.message
+    assert error.retry_after == -1.0
+    assert gate.order == [1, 2]
+    doors = [made[0].door]
+    if isinstance(echo._transport, PoolTransport):
+        doors.append(echo._transport.door)  # it knows as well as the other side what a call takes
+    assert sum(door.admission.hopeless for door in doors) == 2
+
+
+async def test_calls_that_gave_up_in_the_queue_are_counted(serve: Serve) -> None:
+    gate, made = Gate(), list[Dispatcher]()
+    async with serve(gate, admission=AdmissionOptions(max_concurrency=1), made=made) as echo:
+        running = asyncio.create_task(echo.say(Note(number=1), timeout=30))
+        await gate.began.acquire()
+        admission = made[0].door.admission
+        waiting = asyncio.create_task(echo.say(Note(number=2), timeout=30))
+        while not admission.queued:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+        while admission.queued:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.001)
+        gate.go.set()
+        await running
+    assert admission.cancelled == 1
+    assert gate.order == [1]
 
 
 async def test_a_stream_holds_its_place_until_it_is_left(serve: Serve) -> None:
