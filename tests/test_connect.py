@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,25 @@ async def test_what_was_connected_is_closed_with_its_block(addresses: tuple[str,
         await echo.say(Note(), timeout=10)
     with pytest.raises(ServiceError, match="UNAVAILABLE: "):
         await echo.say(Note(), timeout=10)
+
+
+async def test_a_server_that_takes_long_to_greet_is_waited_for(addresses: tuple[str, ...]) -> None:
+    """As over a slow network, or on a busy machine."""
+    host, _, port = addresses[0].rpartition(":")
+
+    async def later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        there, back = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    slow = await asyncio.start_server(later, "127.0.0.1", 0)
+    async with slow, connect(EchoClient, f"127.0.0.1:{slow.sockets[0].getsockname()[1]}") as echo:
+        assert await echo.say(Note(text="t"), timeout=30) == Note(text="t")
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -34,6 +34,8 @@ AHEAD: Final = 4096
 """Bytes of replies that a server may be ahead of the reader of a stream. At least one item may, of any size."""
 RECONNECT_AFTER_MS: Final = 50
 RECONNECT_AT_MOST_MS: Final = 1000
+CONNECT_WITHIN_MS: Final = 5000
+"""For one attempt, its handshake included: a network may be slow, and a machine busy."""
 
 
 class GrpcTransport:
@@ -181,7 +183,7 @@ def _options(limit: int) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", limit),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_AFTER_MS),
-        ("grpc.min_reconnect_backoff_ms", RECONNECT_AFTER_MS),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_WITHIN_MS),  # the name notwithstanding, it puts off nothing
         ("grpc.max_reconnect_backoff_ms", RECONNECT_AT_MOST_MS),
     ]
 
