@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from toolkit.deadline import Deadline
 from toolkit.method import Method
@@ -24,29 +24,29 @@ _TEXT: Final = re.compile(r"[ -~]*")
 Detach = Callable[["Context", Coroutine[Any, Any, Any]], asyncio.Task[None]]
 
 
-class Origin(Protocol):
-    """Where a call came from, asked only when a handler wants to know. Named as grpc.aio names it."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
-    def peer(self) -> str: ...
-
-
 class Context:
     """One call, seen from its handler.
 
     Calls that the handler makes through its handles inherit the deadline by themselves: there is no need to pass this on.
     """
 
-    __slots__ = ("_detach", "_forward", "_forwarded", "_origin", "deadline", "method", "reply_metadata")
+    __slots__ = ("_detach", "_forward", "_forwarded", "_sent", "deadline", "method", "peer", "reply_metadata")
 
     def __init__(
-        self, method: Method[Any, Any], *, deadline: Deadline | None = None, origin: Origin | None = None
+        self,
+        method: Method[Any, Any],
+        *,
+        deadline: Deadline | None = None,
+        sent: Iterable[tuple[str, str | bytes]] = (),
+        peer: str = "",
     ) -> None:
         self.method = method
         self.deadline = deadline
         self.reply_metadata: dict[str, str | bytes] = {}
         """Sent back when the call ends (gRPC's trailing metadata)."""
-        self._origin = origin
+        self.peer = peer
+        """The caller's address."""
+        self._sent = sent
         self._forward: frozenset[str] = frozenset()
         self._forwarded: MetadataPairs | None = None
         self._detach: Detach | None = None
@@ -69,7 +69,7 @@ class Context:
 
     def without_deadline(self) -> Context:
         """The same call for work that outlives it."""
-        twin = Context(self.method, origin=self._origin)
+        twin = Context(self.method, sent=self._sent, peer=self.peer)
         twin._forward, twin._detach, twin._forwarded = self._forward, self._detach, self.forwarded
         return twin
 
@@ -92,13 +92,7 @@ class Context:
     @property
     def metadata(self) -> MetadataPairs:
         """What the caller sent, in order; a key may occur more than once."""
-        sent = None if self._origin is None else self._origin.invocation_metadata()
-        return tuple((key, value) for key, value in sent or ())
-
-    @property
-    def peer(self) -> str:
-        """The caller's address."""
-        return "" if self._origin is None else self._origin.peer()
+        return tuple((key, value) for key, value in self._sent)
 
     def remaining(self) -> float | None:
         """Seconds until nobody waits for the answer; None when the call has no deadline."""

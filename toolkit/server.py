@@ -212,13 +212,14 @@ def _options(limit: int) -> list[tuple[str, Any]]:
 
 def _context(method: Method[Any, Any], call: Any) -> Context:
     left = call.time_remaining()
-    deadline = None if left is None or left > FOREVER else Deadline.after(_exactly(left, call))
-    return Context(method, deadline=deadline, origin=call)
+    sent, peer = call.invocation_metadata(), call.peer()  # now: gRPC reads freed memory once the call has ended
+    deadline = None if left is None or left > FOREVER else Deadline.after(_exactly(left, sent))
+    return Context(method, deadline=deadline, sent=sent, peer=peer)
 
 
-def _exactly(left: float, call: Any) -> float:
+def _exactly(left: float, sent: Any) -> float:
     """Seconds left as the caller counts them, where it says so; never more than gRPC says."""
-    for key, value in call.invocation_metadata():
+    for key, value in sent:
         if key == TIME_LEFT and isinstance(value, str) and value.isdecimal():
             return min(left, int(value) / 1e6)
     return left

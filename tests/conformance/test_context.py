@@ -83,6 +83,18 @@ async def test_detached_work_outlives_its_call_and_its_deadline(serve: Serve) ->
     assert leaf.seen[0].request_id == "r2"
 
 
+async def test_what_a_call_brought_can_be_read_when_it_has_long_ended(serve: Serve) -> None:
+    """gRPC by itself shows whatever is in that memory by then."""
+    leaf = Leaf()
+    async with serve(leaf) as echo:
+        for n in range(50):
+            await echo.say(Note(), metadata={"x-tenant": f"tenant number {n} has a long name", "x-raw-bin": bytes(100)})
+        first = [context.first("x-tenant") for context in leaf.seen]
+        assert all(context.peer == leaf.seen[0].peer for context in leaf.seen)
+        assert all(context.first("x-raw-bin") == bytes(100) for context in leaf.seen)
+    assert first == [f"tenant number {n} has a long name" for n in range(50)]
+
+
 async def test_detached_work_goes_on_when_the_caller_gives_up(serve: Serve) -> None:
     began, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

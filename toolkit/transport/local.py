@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
 from toolkit import codec
-from toolkit.context import Context, MetadataPairs
+from toolkit.context import Context
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import ServiceError, internal
 from toolkit.message import copy_message
@@ -26,6 +26,7 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 AHEAD: Final = 1
 """Items of a stream that wait to be read, at most."""
+PEER: Final = "local"
 
 
 class LocalTransport:
@@ -172,23 +173,8 @@ async def _fill(pipe: _Pipe, feed: Feed) -> None:
         pipe.end()
 
 
-class _Here:
-    """The origin of a call within this process."""
-
-    __slots__ = ("_metadata",)
-
-    def __init__(self, metadata: MetadataPairs) -> None:
-        self._metadata = metadata
-
-    def invocation_metadata(self) -> MetadataPairs:
-        return self._metadata
-
-    def peer(self) -> str:
-        return "local"
-
-
 def _context(method: Method[Any, Any], call: Call) -> Context:
-    return Context(method, deadline=call.deadline, origin=_Here(call.metadata))
+    return Context(method, deadline=call.deadline, sent=call.metadata, peer=PEER)
 
 
 def _through_codec(message: Any) -> Any:
