@@ -19,6 +19,8 @@ pytestmark = pytest.mark.integration
         ("multi_model", ["food", "price", "something good", "something bad"]),
         ("ensemble", ["sport", "politics", "by_meaning", "by_likelihood"]),
         ("sequential", ["In short:\n  ", "ferries"]),
+        ("router", ["[storyteller] ", "[scholar] "]),
+        ("shield", ["PERMISSION_DENIED: weapons and explosives", "Paris"]),
         ("diamond", ["In short:\n", "Does not belong:\n  The mayor's dog"]),
     ],
 )
