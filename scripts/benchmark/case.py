@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,26 @@ class Outcome:
         rounded = {key: round(value, 3) for key, value in self.measured.items()}
         return {"case": self.case, "ratio": round(self.ratio, 4), "target": self.target, "met": self.met, **rounded}
 
+    def as_text(self) -> str:
+        measured = ", ".join(f"{key} {value:g}" for key, value in self.measured.items())
+        return f"{self.case:18} {self.ratio:8.3f}  {self.target:9} {'ok' if self.met else 'MISSED':7} {measured}"
+
+
+class Result(Protocol):
+    """What a case finds: mostly an `Outcome`."""
+
+    @property
+    def met(self) -> bool: ...
+    def as_json(self) -> dict[str, Any]: ...
+    def as_text(self) -> str: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
     name: str
-    run: Callable[[], Coroutine[Any, Any, Outcome]]
+    run: Callable[[], Coroutine[Any, Any, Result]]
+    only_named: bool = False
+    """Whether it runs only when it is asked for by name."""
 
     @property
     def what(self) -> str:
