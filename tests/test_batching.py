@@ -223,7 +223,7 @@ async def test_one_whose_deadline_passes_in_the_queue_is_not_computed() -> None:
         first = asyncio.create_task(ask(client, "a"))
         await service.started.wait()
         with pytest.raises(ServiceError) as late:
-            await client.ping(Line(text="b"), timeout=0.01)
+            await client.ping(Line(text="b"), timeout=0.3)
         service.gate.set()
         await first
     assert late.value.code == Code.DEADLINE_EXCEEDED

@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.errors import GraphError
 from toolkit.launcher.edges import Description, find_cycles, find_edges, find_problems, find_tiers
-from toolkit.launcher.manifest import Graph, Replicas, load_graph, parse_duration, parse_size
+from toolkit.launcher.manifest import Batching, Graph, Replicas, load_graph, parse_duration, parse_size
 
 GOOD = """\
 name: inference-graph
@@ -69,6 +69,15 @@ def test_traffic_says_what_a_deployment_takes_on_and_what_goes_on_with_every_cal
     assert (traffic.max_queue, traffic.max_outstanding, traffic.hedge) == (0, 7, 0.0)
     assert traffic.max_message == {"Say": 1 << 20, "*": 2 << 20}
     assert list(graph.forward) == ["x-tenant"]
+
+
+def test_batching_says_how_the_calls_of_a_method_are_put_together(tmp_path: Path) -> None:
+    said = "batching: {score: {max_size: 16, max_delay: 2ms}, Embed: {max_cost: 4096, max_queue: 7, max_delay: 0ms}}"
+    batching = load(tmp_path, one(f'{{class: "m:C", {said}}}')).services["a"].batching
+    assert batching == {
+        "score": Batching(max_size=16, max_delay=0.002),
+        "Embed": Batching(max_cost=4096, max_queue=7, max_delay=0),
+    }
 
 
 def test_an_entry_without_a_port_gets_the_usual_one(tmp_path: Path) -> None:
@@ -177,6 +186,19 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", port: 0}', "4: services.a.port: must be at least 1, not 0"),
         ('{class: "m:C", port: 70000}', "4: services.a.port: must be at most 65535, not 70000"),
         ('{class: "m:C", traffic: {timeout: 60}}', "4: services.a.traffic.timeout: must be a duration with its unit"),
+        (
+            '{class: "m:C", batching: {score: {max_size: 0}}}',
+            "4: services.a.batching.score.max_size: must be at least 1, not 0",
+        ),
+        (
+            '{class: "m:C", batching: {score: {max_delay: 5}}}',
+            "4: services.a.batching.score.max_delay: must be a duration with its unit",
+        ),
+        (
+            '{class: "m:C", batching: {score: {maxsize: 5}}}',
+            "4: services.a.batching.score.maxsize: unknown key; did you mean 'max_size'?",
+        ),
+        ('{class: "m:C", batching: {score: 8}}', "4: services.a.batching.score: must be a mapping, not 8"),
         ('{class: "m:C", traffic: {max_queue: -1}}', "4: services.a.traffic.max_queue: must be at least 0, not -1"),
         ('{class: "m:C", traffic: {hedge: 5}}', "4: services.a.traffic.hedge: must be a duration with its unit"),
         (
@@ -330,6 +352,25 @@ def test_edges_that_fit_are_no_problem(tmp_path: Path) -> None:
     graph = load(tmp_path, GOOD)
     assert find_problems(graph, FITTING) == []
     assert find_edges(graph, FITTING)["graph"] == ("gpt2", "distilgpt2", "classifier")
+
+
+@pytest.mark.parametrize(
+    ("said", "batched", "expected"),
+    [
+        ("score", {"score": "Score"}, None),
+        ("Score", {"score": "Score"}, None),
+        ("scroe", {"score": "Score"}, "did you mean 'score'?"),
+        ("embed", {"score": "Score"}, "those it has: score"),
+        ("score", {}, "those it has: none"),
+    ],
+)
+def test_limits_of_a_method_that_is_not_batched_are_a_problem(
+    tmp_path: Path, said: str, batched: dict[str, str], expected: str | None
+) -> None:
+    graph = load(tmp_path, one(f'{{class: "m:C", batching: {{{said}: {{max_size: 8}}}}}}'))
+    found = find_problems(graph, {"a": Description("g.v1.A", {}, batched)})
+    where = f"{tmp_path}/graph.yaml:4: services.a.batching.{said}: m:C has no such batched method, decorated with @batched; "
+    assert found == ([] if expected is None else [where + expected])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ FULL = ReplicaSpec(
     bind={"writer": "gpt2"},
     timeout=1.5,
     max_concurrency=3,
+    batching={"score": {"max_size": 8, "max_delay": 0.002}, "Embed": {}},
     max_message_bytes=1024,
     start_timeout=5.0,
     drain_timeout=0.5,

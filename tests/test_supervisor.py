@@ -442,6 +442,7 @@ def test_events_are_read_from_lines() -> None:
         b'{"event":"ready","addresses":[1]}',
         b'{"event":"described","contract":1,"handles":{}}',
         b'{"event":"described","contract":"c","handles":{"x":1}}',
+        b'{"event":"described","contract":"c","handles":{},"batched":[]}',
         b'{"event":"progress","phase":"p","done":"3"}',
         b'{"event":"progress","phase":"p","done":true}',
         b'{"event":"failed"}',

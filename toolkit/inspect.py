@@ -1,7 +1,7 @@
 """The inspector: a short-lived process that imports service classes and tells their contracts and handles.
 
 In: one JSON object, deployment → `module:Class`, on standard input. Out: one JSON object a line and deployment, either
-{"deployment", "contract", "handles"} or {"deployment", "error"}. So the launcher never imports user code.
+{"deployment", "contract", "handles", "batched"} or {"deployment", "error"}. So the launcher never imports user code.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import json
 import sys
 from typing import Any
 
+from toolkit.batching import batched_methods
 from toolkit.errors import StartError
 from toolkit.load import load_service
 from toolkit.service import Service, dependencies
 
 
 def describe(service: type[Service]) -> dict[str, Any]:
-    """A class's contract and handles by name: handle → contract."""
+    """A class's contract, its handles (name → contract) and its batched methods (name in the class → in the .proto)."""
+    names = {method.attribute: method.name for method in service.__contract__.methods}
     handles = {name: client.__contract__.name for name, client in dependencies(service).items()}
-    return {"contract": service.__contract__.name, "handles": handles}
+    batched = {attribute: names[attribute] for attribute in batched_methods(service)}
+    return {"contract": service.__contract__.name, "handles": handles, "batched": batched}
 
 
 def inspect(deployment: str, reference: str) -> dict[str, Any]:

@@ -77,7 +77,14 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
 
 def _dispatcher(spec: ReplicaSpec, service: Service) -> Dispatcher:
     admission = AdmissionOptions(max_concurrency=spec.max_concurrency, max_queue=spec.max_queue)
-    return Dispatcher(service, timeout=spec.timeout, forward=spec.forward, admission=admission, name=spec.deployment)
+    return Dispatcher(
+        service,
+        timeout=spec.timeout,
+        forward=spec.forward,
+        admission=admission,
+        batching=spec.batching,
+        name=spec.deployment,
+    )
 
 
 async def _start(

@@ -83,6 +83,9 @@ class ReplicaSpec:
     """Calls executing at once."""
     max_queue: int | None = None
     """Calls waiting for a turn; None: twice `max_concurrency`, 16 at least."""
+    batching: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Batched method → its limits (`max_size`, `max_delay`, `max_cost`, `max_queue`) where they are not its decorator's. Calls
+    of such a method do not count for `max_concurrency`."""
     max_outstanding: int = 1024
     """Calls of one handle at once: what one slow dependency may hold of this replica."""
     hedges: Mapping[str, float] = field(default_factory=dict)
@@ -226,6 +229,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "Mapping[str, Any]": (_is(dict), _as_is),
     "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),
     "Mapping[str, float]": (_is_mapping_of(_is(int, float)), _as_is),
+    "Mapping[str, Mapping[str, float]]": (_is_mapping_of(_is_mapping_of(_is(int, float))), _as_is),
     "Mapping[str, Mapping[str, int]]": (_is_mapping_of(_is_mapping_of(_is(int))), _as_is),
     "Mapping[str, tuple[str, ...]]": (
         _is_mapping_of(_is_list),

@@ -27,7 +27,8 @@ CALLS: Final = 256
 """Pairs of a round."""
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 BATCHED: Final = "services.scoring.service:Scoring"
-ONE_BY_ONE: Final = "scripts.benchmark.scores:OneByOne"
+SCORES: Final = "scripts.benchmark.scores"
+ONE_BY_ONE: Final = f"{SCORES}:OneByOne"
 _OFFLINE: Final = f"""
 import json, sys, time
 from scripts.benchmark.scores import pair
@@ -57,9 +58,9 @@ async def batch_score_gain() -> Outcome:
 
 
 async def batch_score_alone() -> Outcome:
-    """Milliseconds that batching adds to the calls of one caller: the median of the rounds."""
-    async with scoring(BATCHED) as client, scoring(ONE_BY_ONE) as other_client:
-        mine, other = await time_in_turns(one(client), one(other_client), rounds=40, calls=10)
+    """Milliseconds that batching adds to the calls of one caller, to a model that takes no time: the median of the rounds."""
+    async with scoring(f"{SCORES}:NothingInBatches") as client, scoring(f"{SCORES}:NothingOneByOne") as other_client:
+        mine, other = await time_in_turns(one(client), one(other_client), rounds=40, calls=50)
     added = statistics.median(a - b for a, b in zip(mine, other, strict=True)) * 1e3
     return Outcome("batch-score-alone", added, "<=", 0.3, {"batched_us": micros(mine), "one_by_one_us": micros(other)})
 

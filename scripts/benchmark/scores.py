@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from services.scoring.model import EmbeddingModel
 from services.scoring.v1.scoring_toolkit import ScoringBase, Similarity, TextPair
+from toolkit.batching import BatchContext, batched
 from toolkit.context import Context
 
 TEXTS = (
@@ -29,9 +30,28 @@ class OneByOne(ScoringBase):
     """One model, one pair at a time, in a thread of its own."""
 
     def __init__(self, *, model: str = "minilm-l6", device: str = "cpu") -> None:
-        self._model = EmbeddingModel(model, device)
+        self._model: EmbeddingModel | Nothing = EmbeddingModel(model, device)
         self._worker = ThreadPoolExecutor(1)
 
     async def score(self, request: TextPair, context: Context) -> Similarity:
         run = asyncio.get_running_loop().run_in_executor
         return Similarity(value=await run(self._worker, self._model.similarity, request.a, request.b))
+
+
+class Nothing:
+    """A model that knows at once."""
+
+    def similarity(self, a: str, b: str) -> float:
+        return 0.0
+
+
+class NothingOneByOne(OneByOne):
+    def __init__(self) -> None:
+        self._model = Nothing()
+        self._worker = ThreadPoolExecutor(1)
+
+
+class NothingInBatches(ScoringBase):
+    @batched()
+    def score(self, requests: list[TextPair], context: BatchContext) -> list[Similarity]:
+        return [Similarity(value=0.0) for _ in requests]

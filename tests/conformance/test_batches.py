@@ -90,7 +90,7 @@ async def test_who_has_gone_is_in_no_batch(serve: Serve) -> None:
         first = asyncio.create_task(echo.ping(Line(number=1)))
         await service.started.wait()
         with pytest.raises(ServiceError) as late:
-            await echo.ping(Line(number=2), timeout=0.05)
+            await echo.ping(Line(number=2), timeout=0.3)
         while not _gone(service):  # noqa: ASYNC110 - what is counted has no event
             await asyncio.sleep(0)
         service.gate.set()

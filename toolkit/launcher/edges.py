@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from toolkit.launcher.hints import near
 from toolkit.launcher.manifest import Graph
@@ -17,6 +17,8 @@ class Description:
     """Full name of the service that it implements."""
     handles: Mapping[str, str]
     """Handle → full name of the service that it expects there."""
+    batched: Mapping[str, str] = field(default_factory=dict)
+    """Its batched methods: name in the class → name in the .proto."""
 
 
 Edges = Mapping[str, tuple[str, ...]]
@@ -43,6 +45,7 @@ def find_problems(graph: Graph, descriptions: Mapping[str, Description]) -> list
     found: list[str] = []
     for name, description in descriptions.items():
         found += _check_bind(graph, name, description)
+        found += _check_batching(graph, name, description)
         for handle, contract in description.handles.items():
             found += _check_handle(graph, descriptions, name, handle, contract)
     return found + [_cycle_sentence(graph, cycle) for cycle in find_cycles(find_edges(graph, descriptions))]
@@ -54,6 +57,15 @@ def _check_bind(graph: Graph, name: str, description: Description) -> Iterator[s
             known = ", ".join(description.handles) or "none"
             hint = near(handle, description.handles) or f"its handles: {known}"
             yield f"{graph.where('services', name, 'bind', handle)}: {_class(graph, name)} has no such handle; {hint}"
+
+
+def _check_batching(graph: Graph, name: str, description: Description) -> Iterator[str]:
+    known = (*description.batched, *description.batched.values())
+    for method in graph.services[name].batching:
+        if method not in known:
+            hint = near(method, known) or f"those it has: {', '.join(description.batched) or 'none'}"
+            where = graph.where("services", name, "batching", method)
+            yield f"{where}: {_class(graph, name)} has no such batched method, decorated with @batched; {hint}"
 
 
 def _check_handle(

@@ -1,6 +1,7 @@
 """What can happen to the supervisor. A replica says the first six itself, as JSON lines on its control socket:
 
-    {"event": "described", "contract": "services.scoring.v1.Scoring", "handles": {"gpt2": "services.text.v1.Text"}}
+    {"event": "described", "contract": "services.scoring.v1.Scoring", "handles": {"gpt2": "services.text.v1.Text"},
+     "batched": {"score": "Score"}}
     {"event": "progress", "phase": "read weights", "done": 3, "total": 10}      total is null where nobody knows it
     {"event": "waiting", "for": ["gpt2"]}                                        loaded; its handles do not answer yet
     {"event": "ready", "addresses": ["127.0.0.1:50051", "unix:/…/graph.0.sock"]}
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from toolkit.launcher.sizes import show_size
@@ -28,6 +29,8 @@ class Described:
     contract: str
     handles: Mapping[str, str]
     """Handle → the contract that it expects."""
+    batched: Mapping[str, str] = field(default_factory=dict)
+    """Its batched methods: name in the class → name in the .proto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ def parse_event(replica: str, line: bytes) -> Event:
         raise ValueError(f"not an object: {line[:80]!r}")
     match said.get("event"):
         case "described":
-            return Described(replica, _get(said, "contract", str), _texts_by_name(_get(said, "handles", dict)))
+            named = (_texts_by_name(_get({"batched": {}, **said}, key, dict)) for key in ("handles", "batched"))
+            return Described(replica, _get(said, "contract", str), *named)
         case "progress":
             done = _number(said.get("done", 0))
             return Progress(replica, _get(said, "phase", str), 0 if done is None else done, _number(said.get("total")))

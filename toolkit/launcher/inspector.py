@@ -67,8 +67,8 @@ def _parse(line: str) -> Mapping[str, Any]:
 
 def _read(answer: Mapping[str, Any]) -> Description | str:
     match answer:
-        case {"contract": str(contract), "handles": dict(handles)}:
-            return Description(contract, handles)
+        case {"contract": str(contract), "handles": dict(handles), "batched": dict(batched)}:
+            return Description(contract, handles, batched)
         case {"error": str(error)}:
             return error
     return f"the inspector's answer cannot be read: {answer}"

@@ -97,6 +97,7 @@ _VariableName = Annotated[
     str, _check(_VARIABLE.fullmatch, "letters, digits and _, no digit first"), _shaped(_IDENTIFIER)
 ]
 _Argument = Annotated[str, _check(str.isidentifier, "the name of an argument, as in the class")]
+_Method = Annotated[str, _check(str.isidentifier, "the name of a method, as in the class or in the .proto")]
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
 _Duration = Annotated[float, BeforeValidator(parse_duration), _shaped(_DURATION)]
 _Size = Annotated[int, BeforeValidator(parse_size), _shaped(_SIZE)]
@@ -104,6 +105,11 @@ _Hedge = Annotated[
     float,
     BeforeValidator(lambda value: 0.0 if value == "auto" else parse_duration(value)),
     _shaped(f"auto|{_DURATION}"),
+]
+_Delay = Annotated[
+    float,
+    BeforeValidator(lambda value: 0.0 if value in ("0s", "0ms") else parse_duration(value)),
+    _shaped(_DURATION),
 ]
 _MetadataKey = Annotated[str, _check(_METADATA_KEY.fullmatch, "a metadata key: a-z, 0-9, _ . - and not grpc-…")]
 _Limits = Mapping[
@@ -196,6 +202,21 @@ class Traffic:
 
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Batching:
+    """How the calls of one batched method are put together. None: as its decorator says."""
+
+    max_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Requests of a batch."""
+    max_delay: _Delay | None = None
+    """How long an idle model waits for more, where more are expected; `0ms`: it never waits."""
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """What the requests of a batch may cost together, where the class has a cost function."""
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Requests that wait for a batch."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
     """An entry of `services` that runs here: one class, or one command, as some replicas. None: the replica's own default."""
 
@@ -224,6 +245,8 @@ class Deployment:
     """Environment variables; they win over those that placement sets."""
     traffic: Traffic = Traffic()
     """What one replica takes on."""
+    batching: Mapping[_Method, Batching] = field(default_factory=dict)
+    """Batched method → its limits, where they are not those of its decorator."""
     bind: Mapping[_Handle, _Name] = field(default_factory=dict)
     """Handle → deployment, where the two names differ."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -501,6 +524,8 @@ def _known_keys(key: Key, entry: type) -> list[str]:
         return _keys(GraphFile)
     if len(key) == 3:
         return _keys(entry)
+    if key[2] == "batching":
+        return _keys(Batching)
     inside = {"tls": Tls, "traffic": Traffic, "resources": Resources, "replicas": Replicas, "auth": Auth}
     remote = {"tls": RemoteTls, "traffic": RemoteTraffic} if entry is Remote else {}
     return _keys({**inside, **remote}[str(key[-2])])

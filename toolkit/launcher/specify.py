@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from toolkit.launcher.manifest import Deployment, Graph, Remote
+from toolkit.launcher.manifest import Batching, Deployment, Graph, Remote
 from toolkit.launcher.trust import Trust
 from toolkit.spec import ReplicaSpec
 
@@ -29,6 +30,7 @@ def specify(
         args=deployment.args,
         addresses={**addresses, **{remote: (each.url,) for remote, each in graph.remotes.items()}},
         bind=deployment.bind,
+        batching={method: _said(limits) for method, limits in deployment.batching.items()},
         message_limits={each: limit for each, one in called.items() if (limit := one.traffic.max_message)},
         hedges={each: hedge for each, one in called.items() if (hedge := one.traffic.hedge) is not None},
         forward=tuple(graph.forward),
@@ -38,3 +40,7 @@ def specify(
         insecure=deployment.insecure,
         **{option: value for option, value in said.items() if value is not None},
     )
+
+
+def _said(limits: Batching) -> dict[str, float]:
+    return {option: value for option, value in asdict(limits).items() if value is not None}

@@ -145,9 +145,9 @@ class Supervisor:
         """What a replica says of itself."""
         try:
             match event:
-                case Described(_, contract, handles):
+                case Described(_, contract, handles, batched):
                     self._move(replica, Step.DESCRIBED)
-                    self._described(replica, Description(contract, handles))
+                    self._described(replica, Description(contract, handles, batched))
                 case Progress(_, phase, done, total):
                     self._move(replica, Step.PROGRESSED, phase=phase, done=done, total=total)
                 case Waiting(_, handles):

@@ -165,7 +165,7 @@ class Batching(Generic[I]):
         for item in group.items:
             if item.expires_at <= too_late:
                 late.append(item)
-            elif items and (len(items) == self.options.max_size or cost + item.cost > self.options.max_cost):
+            elif items and (len(items) >= self.options.max_size or cost + item.cost > self.options.max_cost):
                 break
             else:
                 items.append(item)
