@@ -63,9 +63,10 @@ def test_a_good_file_becomes_a_graph(tmp_path: Path) -> None:
 
 
 def test_traffic_says_what_a_deployment_takes_on_and_what_goes_on_with_every_call(tmp_path: Path) -> None:
-    said = 'traffic: {max_queue: 0, max_outstanding: 7, hedge: auto, max_message: {Say: 1MiB, "*": 2MiB}}'
+    said = 'traffic: {ahead: 1KiB, max_queue: 0, max_outstanding: 7, hedge: auto, max_message: {Say: 1MiB, "*": 2MiB}}'
     graph = load(tmp_path, f'name: g\nentry: a\nforward: [x-tenant]\nservices:\n  a: {{class: "m:C", {said}}}\n')
     traffic = graph.services["a"].traffic
+    assert traffic.ahead == 1024
     assert (traffic.max_queue, traffic.max_outstanding, traffic.hedge) == (0, 7, 0.0)
     assert traffic.max_message == {"Say": 1 << 20, "*": 2 << 20}
     assert list(graph.forward) == ["x-tenant"]
@@ -200,6 +201,7 @@ def test_sizes(text: str, size: int) -> None:
         ),
         ('{class: "m:C", batching: {score: 8}}', "4: services.a.batching.score: must be a mapping, not 8"),
         ('{class: "m:C", traffic: {max_queue: -1}}', "4: services.a.traffic.max_queue: must be at least 0, not -1"),
+        ('{class: "m:C", traffic: {ahead: 1GiB}}', "4: services.a.traffic.ahead: must be a size of 16MiB at most"),
         ('{class: "m:C", traffic: {hedge: 5}}', "4: services.a.traffic.hedge: must be a duration with its unit"),
         (
             '{class: "m:C", traffic: {max_message: {Say: 3GiB}}}',

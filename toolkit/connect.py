@@ -15,7 +15,7 @@ from toolkit.method import Contract
 from toolkit.security import PLAIN, check_outgoing
 from toolkit.spec import Outgoing
 from toolkit.transport.base import Transport
-from toolkit.transport.grpc import GrpcTransport
+from toolkit.transport.grpc import AHEAD, GrpcTransport
 from toolkit.transport.names import Names
 from toolkit.transport.pool import HandleOptions, PoolTransport
 
@@ -84,6 +84,7 @@ def pool(
     outgoing: Outgoing = PLAIN,
     keepalive: bool = False,
     options: HandleOptions | None = None,
+    ahead: int = AHEAD,
 ) -> PoolTransport:
     """What carries a handle's calls to the replicas at `addresses`, which are watched over `grpc.health.v1`."""
     names = addresses if isinstance(addresses, Names) else Names(addresses)
@@ -101,6 +102,7 @@ def pool(
             outgoing=outgoing,
             keepalive=keepalive,
             authority=names.authority(address),
+            ahead=ahead,
         )
 
     return PoolTransport(

@@ -18,11 +18,13 @@ from toolkit.errors import Code, ServiceError, StartError, internal
 from toolkit.method import Contract, Method
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
-from toolkit.tasks import time_limit
+from toolkit.tasks import idle_limit, time_limit
 from toolkit.transport.base import CallerGoneError, is_cancelling
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
+NEVER = 86400.0
+"""Seconds. A stream has a deadline before."""
 Send = Callable[[Any], Awaitable[None]]
 NOTHING_SAID: Final[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -39,12 +41,14 @@ class Dispatcher:
         service: Service,
         *,
         timeout: float,
+        idle_timeout: float | None = None,
         forward: Iterable[str] = (),
         admission: AdmissionOptions = DEFAULT_ADMISSION,
         batching: Mapping[str, Mapping[str, Any]] = NOTHING_SAID,
         name: str = "",
     ) -> None:
-        """`batching`: batched method → limits other than its decorator's. Raises StartError for what is none."""
+        """`timeout`: seconds for a call whose caller sets no deadline; `idle_timeout`: for a stream to make its next item, None:
+        until its deadline. `batching`: batched method → limits other than its decorator's. Raises StartError for what is none."""
         self.contract = service.__contract__
         self.in_flight = 0
         """Calls that are being handled."""
@@ -54,6 +58,7 @@ class Dispatcher:
         """Path of a batched method → its batches."""
         _override(self.batchers, batching, self.contract)
         self._timeout = timeout
+        self._idle_timeout = NEVER if idle_timeout is None else idle_timeout
         name = name or type(service).__name__
         self._door = Door(admission, name)
         self._doors = {path: _batch_door(found, name, path) for path, found in self.batchers.items()}
@@ -100,16 +105,21 @@ class Dispatcher:
             await self._wait(self._door, decision, limit)
         start, seconds, is_late = time.monotonic(), None, False
         replies: Any = None
+        idle = idle_limit(self._idle_timeout)
         try:
-            with time_limit(limit.remaining()):
+            with time_limit(limit.remaining()), idle:
                 replies = self._handlers[method.path](request, context)
                 async for reply in replies:
                     if type(reply) is not method.reply:
                         self._check_reply(method, reply)
+                    idle.since = None
                     await send(reply)
+                    idle.since = time.monotonic()
             seconds = time.monotonic() - start
         except Exception as error:
             is_late = _is_late(error, limit)
+            if idle.is_over and isinstance(error, TimeoutError):
+                raise self._stalled(method) from error
             raise self._failure(error, method, limit) from error
         except asyncio.CancelledError as error:
             if _is_cancelled(error):
@@ -178,6 +188,9 @@ class Dispatcher:
     def _check_reply(self, method: Method[Any, Any], reply: Any) -> None:
         if type(reply) is not method.reply:
             raise internal(TypeError(f"{method.path} must return {method.reply.__name__}, not {type(reply).__name__}"))
+
+    def _stalled(self, method: Method[Any, Any]) -> ServiceError:
+        return ServiceError(Code.DEADLINE_EXCEEDED, f"{method.path} sent no item for {self._idle_timeout:g} s")
 
     def _failure(self, error: Exception, method: Method[Any, Any], limit: Deadline) -> ServiceError:
         if isinstance(error, ServiceError):

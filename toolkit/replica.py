@@ -40,7 +40,7 @@ from toolkit.service import Service, construct, dependencies, reporter
 from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_target
 from toolkit.tasks import in_daemon_thread
 from toolkit.transport.base import Transport
-from toolkit.transport.grpc import GrpcTransport
+from toolkit.transport.grpc import AHEAD, GrpcTransport
 from toolkit.transport.pool import HandleOptions, PoolTransport
 
 log = logging.getLogger("toolkit")
@@ -80,6 +80,7 @@ def _dispatcher(spec: ReplicaSpec, service: Service) -> Dispatcher:
     return Dispatcher(
         service,
         timeout=spec.timeout,
+        idle_timeout=spec.idle_timeout,
         forward=spec.forward,
         admission=admission,
         batching=spec.batching,
@@ -206,6 +207,7 @@ def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str
             outgoing=outgoing,
             keepalive=not outgoing.foreign,
             options=_handle_options(spec, deployment),
+            ahead=spec.ahead.get(deployment, AHEAD),
         )
     return found
 

@@ -79,6 +79,8 @@ class ReplicaSpec:
     """Handle → deployment, where the two names differ."""
     timeout: float = 60.0
     """Seconds that a call may take when its caller sets no deadline."""
+    idle_timeout: float | None = None
+    """Seconds that a stream may take to make its next item; None: as long as its deadline allows."""
     max_concurrency: int = 64
     """Calls executing at once."""
     max_queue: int | None = None
@@ -91,6 +93,8 @@ class ReplicaSpec:
     hedges: Mapping[str, float] = field(default_factory=dict)
     """Deployment → seconds after which a call of an idempotent method is sent to another replica too; 0: worked out from
     the latencies seen. None is hedged that is not listed."""
+    ahead: Mapping[str, int] = field(default_factory=dict)
+    """Deployment → bytes that the writer of a stream may be ahead of its reader, where that is not 4 KiB."""
     max_message_bytes: int = 64 * MIB
     """Largest message, after decompression, in either direction."""
     message_limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -222,12 +226,14 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "int": (_is(int), _as_is),
     "int | None": (_is(int, type(None)), _as_is),
     "float": (_is(int, float), float),
+    "float | None": (_is(int, float, type(None)), _as_is),
     "bool": (_is(bool), _as_is),
     "tuple[str, ...]": (_is_list, tuple),
     "tuple[int, ...]": (lambda value: isinstance(value, list) and all(type(each) is int for each in value), tuple),
     "tuple[str, ...] | None": (lambda value: value is None or _is_list(value), _as_is),
     "Mapping[str, Any]": (_is(dict), _as_is),
     "Mapping[str, str]": (_is_mapping_of(_is(str)), _as_is),
+    "Mapping[str, int]": (_is_mapping_of(_is(int)), _as_is),
     "Mapping[str, float]": (_is_mapping_of(_is(int, float)), _as_is),
     "Mapping[str, Mapping[str, float]]": (_is_mapping_of(_is_mapping_of(_is(int, float))), _as_is),
     "Mapping[str, Mapping[str, int]]": (_is_mapping_of(_is_mapping_of(_is(int))), _as_is),

@@ -96,9 +96,30 @@ class time_limit:  # noqa: N801 - used like asyncio.timeout
             raise TimeoutError from error
 
     def _expire(self) -> None:
-        left = self._at - time.monotonic()
+        left = self._left()
         if left > 0:
             self._timer = self._loop.call_later(max(left, TICK), self._expire)
             return
         self._is_over = True
         self._task.cancel()
+
+    def _left(self) -> float:
+        return self._at - time.monotonic()
+
+
+class idle_limit(time_limit):  # noqa: N801 - as above
+    """`time_limit` for each pause of a block that says when one begins, in `since`, and when it is over: None."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.since: float | None = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this is what ended the block."""
+        return self._is_over
+
+    def _left(self) -> float:
+        return self._seconds if self.since is None else self.since + self._seconds - time.monotonic()

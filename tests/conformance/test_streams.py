@@ -280,3 +280,29 @@ async def test_what_a_stream_of_requests_waits_for_may_be_cancelled_and_the_call
             await echo.join(careless(), timeout=20)
         with pytest.raises(ServiceError, match="CANCELLED"):
             await numbers(echo.chat(careless(), timeout=20))
+
+
+async def test_a_stream_that_makes_nothing_for_too_long_is_ended(serve: Serve) -> None:
+    class Stalls(EchoBase):
+        async def repeat(self, request: Note, context: Context) -> AsyncIterator[Note]:
+            try:
+                yield request
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    ended = asyncio.Event()
+    async with serve(Stalls(), idle_timeout=0.05) as echo:
+        notes = echo.repeat(Note())
+        await anext(notes)
+        with pytest.raises(ServiceError, match="sent no item for 0.05 s") as caught:
+            await anext(notes)
+        await soon(ended)
+    assert caught.value.code == Code.DEADLINE_EXCEEDED
+
+
+async def test_a_stream_is_not_idle_while_its_reader_is(serve: Serve) -> None:
+    async with serve(Echo(), idle_timeout=0.05) as echo, echo.repeat(Note(times=500, blob=bytes(1000))) as notes:
+        assert (await anext(notes)).number == 0
+        await asyncio.sleep(0.2)  # longer than the writer may take
+        assert len([note async for note in notes]) == 499

@@ -101,6 +101,7 @@ _Method = Annotated[str, _check(str.isidentifier, "the name of a method, as in t
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
 _Duration = Annotated[float, BeforeValidator(parse_duration), _shaped(_DURATION)]
 _Size = Annotated[int, BeforeValidator(parse_size), _shaped(_SIZE)]
+_Ahead = Annotated[_Size, _check(lambda size: 0 < size <= 1 << 24, "a size of 16MiB at most")]
 _Hedge = Annotated[
     float,
     BeforeValidator(lambda value: 0.0 if value == "auto" else parse_duration(value)),
@@ -187,6 +188,8 @@ class Traffic:
 
     timeout: _Duration | None = None
     """Seconds that a call may take when its caller sets no deadline."""
+    idle_timeout: _Duration | None = None
+    """Seconds that a stream may take to make its next item; without, its deadline is the only limit."""
     max_concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Calls executing at once."""
     max_queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
@@ -196,6 +199,8 @@ class Traffic:
     hedge: _Hedge | None = None
     """After so long a call of an idempotent method is sent to another replica too; `auto`: worked out from the latencies
     seen."""
+    ahead: _Ahead | None = None
+    """Bytes that the writer of a stream may be ahead of its reader; one item always may. Without: 4KiB."""
     max_message: _MessageLimits | None = None
     """Method → largest request or reply in bytes; one size stands for every method, and so does the key `*`."""
 
@@ -267,6 +272,8 @@ class RemoteTraffic:
     """How a deployment that runs elsewhere is called."""
 
     hedge: _Hedge | None = None
+    """As in `traffic` of a class."""
+    ahead: _Ahead | None = None
     """As in `traffic` of a class."""
     max_message: _MessageLimits | None = None
     """As in `traffic` of a class."""

@@ -19,6 +19,7 @@ def specify(
     called: dict[str, Deployment | Remote] = {**graph.services, **graph.remotes}
     said: dict[str, Any] = {
         "timeout": deployment.traffic.timeout,
+        "idle_timeout": deployment.traffic.idle_timeout,
         "max_concurrency": deployment.traffic.max_concurrency,
         "max_queue": deployment.traffic.max_queue,
         "max_outstanding": deployment.traffic.max_outstanding,
@@ -33,6 +34,7 @@ def specify(
         batching={method: _said(limits) for method, limits in deployment.batching.items()},
         message_limits={each: limit for each, one in called.items() if (limit := one.traffic.max_message)},
         hedges={each: hedge for each, one in called.items() if (hedge := one.traffic.hedge) is not None},
+        ahead={each: ahead for each, one in called.items() if (ahead := one.traffic.ahead) is not None},
         forward=tuple(graph.forward),
         reflection=True,
         incoming=trust.incoming,
