@@ -45,7 +45,7 @@ policy.balance policy.hedge
 policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
-blocking limits listening
+blocking limits listening ensemble
 credentials ending errors deadline handshake method spec wire message affinity control memory probe tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""

@@ -22,6 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from toolkit.batching import BatchContext, batched, size_class
 from toolkit.client import Stream
 from toolkit.context import Context
+from toolkit.ensemble import settled
 from toolkit.errors import Code, ServiceError
 from toolkit.service import depends
 from toolkit.tensor import DType, Tensor
@@ -76,6 +77,9 @@ class Vision(VisionBase):
         assert_type(self.counter, CardinalitiesClient)
         both = await asyncio.gather(self.counter.unary(Item(number=1)), self.counter.unary(Item(number=2), timeout=1.5))
         assert_type(both, tuple[Sum, Sum])
+        ends = await settled(self.counter.unary(Item(number=1)), self.counter.unary(Item(number=2)))
+        assert_type(ends, list[Sum | ServiceError])
+        assert_type([end for end in ends if not isinstance(end, ServiceError)], list[Sum])
         return request
 
 
