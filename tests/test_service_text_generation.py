@@ -82,6 +82,15 @@ async def test_a_text_that_the_model_ends_itself_is_marked_so(generator: TextGen
     assert "<|im_end|>" not in reply.text
 
 
+async def test_a_chat_is_put_into_the_models_own_form(generator: TextGenerationClient) -> None:
+    form = "<|im_start|>{}\n{}<|im_end|>\n"
+    system = form.format("system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face")
+    whole = system + form.format("user", "What is 2+2?") + "<|im_start|>assistant\n"
+    by_hand = await generator.generate(GenerateRequest(prompt=whole, max_new_tokens=8, seed=0))
+    chat = GenerateRequest(prompt="What is 2+2?", max_new_tokens=8, seed=0, chat=True)
+    assert await generator.generate(chat) == by_hand
+
+
 async def test_stream_gives_the_text_of_generate_token_by_token(generator: TextGenerationClient) -> None:
     request = GenerateRequest(prompt=PROMPT, max_new_tokens=12)
     tokens = [token async for token in generator.stream(request)]

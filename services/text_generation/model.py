@@ -53,12 +53,15 @@ class CausalModel:
     ) -> None:
         await self._engine.__aexit__(kind, error, trace)
 
-    def encode(self, prompt: str, max_new_tokens: int) -> list[int]:
-        """The prompt's tokens, at least one. Raises PromptError, also when there is no room for so many new ones. Blocks."""
+    def encode(self, prompt: str, max_new_tokens: int, *, chat: bool = False) -> list[int]:
+        """The prompt's tokens, at least one; with `chat` as what a user says in a conversation. Blocks.
+
+        Raises PromptError, also when there is no room for so many new ones.
+        """
         room = min(self._context, self._cache_tokens) - max_new_tokens
         if len(prompt) > room * CHARACTERS_A_TOKEN:
             raise PromptError(f"a prompt of {len(prompt)} characters {self._excess(max_new_tokens)}")
-        ids: list[int] = self._tokenizer(prompt, verbose=False)["input_ids"]
+        ids: list[int] = self._as_chat(prompt) if chat else self._tokenizer(prompt, verbose=False)["input_ids"]
         if not ids:
             raise PromptError("the prompt has no tokens")
         if len(ids) > room:
@@ -77,6 +80,13 @@ class CausalModel:
                 else:
                     is_last = count == sampling.max_new_tokens
                     yield Step(text.add(token) + (text.flush() if is_last else ""), is_last=is_last)
+
+    def _as_chat(self, prompt: str) -> list[int]:
+        if not self._tokenizer.chat_template:
+            raise PromptError("chat: this model was trained on no form of conversation; leave it out")
+        said = [{"role": "user", "content": prompt}]
+        ids: list[int] = self._tokenizer.apply_chat_template(said, add_generation_prompt=True)["input_ids"]
+        return ids
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

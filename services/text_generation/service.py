@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -61,7 +62,7 @@ class TextGeneration(TextGenerationBase):
 
     async def generate(self, request: GenerateRequest, context: Context) -> GenerateReply:
         sampling = self._sampling(request)
-        async with aclosing(self._steps(request.prompt, sampling)) as found:
+        async with aclosing(self._steps(request, sampling)) as found:
             steps = [step async for step in found]
         return GenerateReply(
             text="".join(step.text for step in steps),
@@ -71,13 +72,14 @@ class TextGeneration(TextGenerationBase):
         )
 
     async def stream(self, request: GenerateRequest, context: Context) -> AsyncIterator[Token]:
-        async with aclosing(self._steps(request.prompt, self._sampling(request))) as steps:
+        async with aclosing(self._steps(request, self._sampling(request))) as steps:
             async for step in steps:
                 yield Token(text=step.text, finish_reason=_finish_reason(step))
 
-    async def _steps(self, prompt: str, sampling: Sampling) -> AsyncGenerator[Step, None]:
+    async def _steps(self, request: GenerateRequest, sampling: Sampling) -> AsyncGenerator[Step, None]:
         try:
-            ids = await asyncio.to_thread(self._model.encode, prompt, sampling.max_new_tokens)
+            encode = partial(self._model.encode, request.prompt, sampling.max_new_tokens, chat=request.chat)
+            ids = await asyncio.to_thread(encode)
         except PromptError as error:
             raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from None
         async with aclosing(self._model.steps(ids, sampling)) as steps:

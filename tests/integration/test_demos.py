@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,21 @@ pytestmark = pytest.mark.integration
     ],
 )
 def test_a_demo_shows_what_its_graph_does(name: str, expected: list[str]) -> None:
+    printed = shown(name)
+    for part in expected:
+        assert part in printed
+
+
+def test_the_relay_shows_a_reviewed_sentence_before_the_writer_has_finished() -> None:
+    *sentences, summary = shown("relay").splitlines()
+    assert len(sentences) >= 2
+    first, first_token, last, last_token = map(float, re.findall(r"[0-9.]+", summary))
+    assert first < last
+    assert first_token < last_token / 2
+
+
+def shown(name: str) -> str:
+    """What a demo prints."""
     done = subprocess.run(
         [sys.executable, "-m", f"services.{name}.demo"],
         cwd=ROOT,
@@ -34,5 +50,4 @@ def test_a_demo_shows_what_its_graph_does(name: str, expected: list[str]) -> Non
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for part in expected:
-        assert part in done.stdout
+    return done.stdout

@@ -13,7 +13,7 @@ _gencode.require(1)
 
 _gencode.file(
     b'\n1services/text_generation/v1/text_generation.proto\x12\x1bservices.text_generation.v1'
-    b'"\x7f\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\x05\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\rH\x01\x88\x01\x01B\x0e\n\x0c_temperatureB\x07\n\x05_seed'
+    b'"\x8d\x01\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\x05\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04chat\x18\x05 \x01(\x08B\x0e\n\x0c_temperatureB\x07\n\x05_seed'
     b'"}\n\rGenerateReply\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x05\x12@\n\rfinish_reason\x18\x03 \x01(\x0e2).services.text_generation.v1.FinishReason\x12\x0c\n\x04seed\x18\x04 \x01(\r'
     b'"W\n\x05Token\x12\x0c\n\x04text\x18\x01 \x01(\t\x12@\n\rfinish_reason\x18\x02 \x01(\x0e2).services.text_generation.v1.FinishReason'
     b'*J\n\x0cFinishReason\x12\x1d\n\x19FINISH_REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bEND_OF_TEXT\x10\x01\x12\n\n\x06LENGTH\x10\x02'
@@ -44,6 +44,10 @@ class GenerateRequest(_gencode.Message):
     """0 always takes the likeliest token; higher values, up to 2, take more chances. Absent: the deployment's own."""
     seed: int | None = None
     """The same seed, prompt and temperature give the same text again. Absent: the deployment draws one."""
+    chat: bool = False
+    """The prompt is what a user says to the model, and the model answers: it is put into the form of conversation that the model
+    was trained on. A model that was trained on none refuses.
+    """
 
 
 @_gencode.message("services.text_generation.v1.GenerateReply")
