@@ -27,8 +27,10 @@ launcher.cores launcher.refusals
 launcher.devices
 launcher.manifest launcher.processes launcher.live
 launcher.layers
+launcher.memory
+launcher.cages
 launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.lifecycle launcher.lines launcher.output
-launcher.hints launcher.memory launcher.security launcher.sizes
+launcher.hints launcher.security launcher.sizes
 project.certs project.generate project.scaffold
 replica testing call
 tensor_json

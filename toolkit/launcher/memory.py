@@ -1,7 +1,7 @@
-"""Watches that no replica takes more memory than its limit. It says who does; the caller ends it.
+"""No replica takes more memory than its limit: the kernel sees to it where it can be asked to (see `cages`), else we watch.
 
-What counts is what a process and all that it started hold for themselves: heap, stacks, shared memory. Pages of files do
-not, for the kernel takes those back by itself: weights that are mapped from disk cost nothing here.
+What counts for the watch is what a process and all that it started hold for themselves: heap, stacks, shared memory. Pages
+of files do not, for the kernel takes those back by itself: weights that are mapped from disk cost nothing here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from toolkit.launcher.cages import Cages, open_cages
 
 FILL_RATE = 4 << 30
 """Bytes a second that a replica is thought to take at most: the nearer it is to its limit, the sooner it is looked at again."""
@@ -29,6 +31,8 @@ class _Watched:
 
 
 class MemoryWatch:
+    """Says who takes too much; its caller ends them."""
+
     def __init__(self, clock: Callable[[], float], proc: Path = Path("/proc")) -> None:
         self._clock = clock
         self._proc = proc
@@ -94,6 +98,62 @@ def _read(file: Path) -> str:
         return file.read_text(errors="replace")
     except OSError:  # it has ended
         return ""
+
+
+class MemoryKeeper:
+    """Holds replicas to their limits. To be closed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._watch = MemoryWatch(clock)
+        self._cages: Cages | None = None
+        self._caged: dict[str, int] = {}
+        self._is_open = False
+        self._kernels_kills = count_oom_kills()
+
+    @property
+    def how(self) -> str:
+        """A sentence about `resources.memory`."""
+        self._open()
+        if self._cages is not None:
+            return "resources.memory: the kernel keeps it, by a cgroup for each replica"
+        if self._watch.is_possible:
+            return "resources.memory: the launcher watches, and ends a replica that takes more"
+        return "resources.memory: not kept; this platform does not tell what a process takes"
+
+    def begin(self, name: str, pid: int, limit: int) -> None:
+        self._open()
+        if self._cages is not None and self._cages.put(name, pid, limit):
+            self._caged[name] = limit
+        else:
+            self._watch.begin(name, pid, limit)
+
+    def patience(self) -> float | None:
+        """Seconds until it wants to look again."""
+        return self._watch.patience()
+
+    def look(self) -> Iterator[tuple[str, int, int]]:
+        """Name, bytes used and limit of those who are to be ended now; each is told once."""
+        return self._watch.look()
+
+    def end(self, name: str, *, is_killed: bool) -> tuple[int | None, int | None] | None:
+        """Forget one that has ended, by SIGKILL or otherwise. Bytes used and limit where the kernel ended it for its memory."""
+        kills = self._kernels_kills
+        self._kernels_kills = count_oom_kills()
+        self._watch.end(name)
+        limit = self._caged.pop(name, None)
+        if self._cages is not None and self._cages.end(name):
+            return limit, limit
+        return (None, None) if is_killed and kills < self._kernels_kills else None
+
+    def close(self) -> None:
+        if self._cages is not None:
+            self._cages.close()
+
+    def _open(self) -> None:
+        """Only where somebody has a limit: the launcher changes its cgroup for it."""
+        if not self._is_open:
+            self._is_open = True
+            self._cages = open_cages()
 
 
 def count_oom_kills(proc: Path = Path("/proc")) -> int:

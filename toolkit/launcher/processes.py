@@ -19,7 +19,7 @@ from typing import Protocol
 
 from toolkit.launcher.events import Event, EventReader, Exited, OutOfMemory, Output, Signalled
 from toolkit.launcher.lines import LineSplitter
-from toolkit.launcher.memory import MemoryWatch, count_oom_kills
+from toolkit.launcher.memory import MemoryKeeper
 from toolkit.spec import PREFIX, ReplicaSpec
 
 COMMAND = (sys.executable, "-m", "toolkit.replica")
@@ -61,13 +61,13 @@ class Processes:
         self._environ = {name: value for name, value in inherited.items() if not name.startswith(PREFIX)}
         self._children: dict[str, _Child] = {}
         self._queue: deque[Event] = deque()
-        self._memory = MemoryWatch(time.monotonic)
-        self._oom_kills = count_oom_kills()
+        self._memory = MemoryKeeper(time.monotonic)
         self._selector = selectors.DefaultSelector()
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Processes:
         self._cleanup.callback(self._selector.close)
+        self._cleanup.callback(self._memory.close)
         wakeup = self._cleanup.enter_context(_caught_signals())
         self._selector.register(wakeup, selectors.EVENT_READ, lambda: self._read_signals(wakeup))
         self._cleanup.callback(self._kill_all)
@@ -81,9 +81,7 @@ class Processes:
     @property
     def how_memory_is_limited(self) -> str:
         """A sentence about `resources.memory`."""
-        if self._memory.is_possible:
-            return "resources.memory: the launcher watches, and ends a replica that takes more"
-        return "resources.memory: not kept; this platform does not tell what a process takes"
+        return self._memory.how
 
     def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> None:
         child = _start(name, self._command, self._folder, {**self._environ, **env}, spec)
@@ -135,14 +133,13 @@ class Processes:
                 self._queue.extend(stream.read_rest())
             self._forget(child)
             status = child.process.wait()
-            if status == -signal.SIGKILL and self._oom_kills < (kills := count_oom_kills()):
-                self._oom_kills = kills
-                self._queue.append(OutOfMemory(child.name))
+            overdraft = self._memory.end(child.name, is_killed=status == -signal.SIGKILL)
+            if overdraft is not None:
+                self._queue.append(OutOfMemory(child.name, *overdraft))
             self._queue.append(Exited(child.name, status))
 
     def _forget(self, child: _Child) -> None:
         del self._children[child.name]
-        self._memory.end(child.name)
         for stream in child.streams:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(stream.fd)
