@@ -9,6 +9,8 @@ import pytest
 from toolkit.errors import GraphError
 from toolkit.launcher.edges import Description, find_cycles, find_edges, find_problems, find_tiers
 from toolkit.launcher.manifest import Batching, Graph, Replicas, load_graph, parse_duration, parse_size
+from toolkit.launcher.specify import specify
+from toolkit.launcher.trust import plan_trust
 
 GOOD = """\
 name: inference-graph
@@ -79,6 +81,13 @@ def test_batching_says_how_the_calls_of_a_method_are_put_together(tmp_path: Path
         "score": Batching(max_size=16, max_delay=0.002),
         "Embed": Batching(max_cost=4096, max_queue=7, max_delay=0),
     }
+
+
+def test_a_replica_is_told_what_the_file_says_of_its_batches(tmp_path: Path) -> None:
+    graph = load(tmp_path, one('{class: "m:C", batching: {score: {max_size: 16, max_delay: 2ms}, embed: {}}}'))
+    trust = plan_trust(graph, {})["a"]
+    spec = specify(graph, "a", listen=("127.0.0.1:1",), addresses={}, trust=trust)
+    assert spec.batching == {"score": {"max_size": 16, "max_delay": 0.002}, "embed": {}}
 
 
 def test_an_entry_without_a_port_gets_the_usual_one(tmp_path: Path) -> None:
