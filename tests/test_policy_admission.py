@@ -435,3 +435,14 @@ def test_a_limit_much_too_high_is_found_out(overload: float, timeout: float) -> 
     """Without that, one in a hundred ends in time here."""
     assert shared_processor(64, overload, timeout) >= 0.75
     assert shared_processor(8, overload, timeout) >= 0.9, "and a good one does better"
+
+
+def test_what_one_method_takes_says_nothing_about_another() -> None:
+    """Else a quick one would be refused for good beside one that takes long, and nothing could be learned of it."""
+    admission = Admission(AdmissionOptions(max_concurrency=2))
+    for _ in range(500):
+        admission.enter(60.0, "long")
+        admission.release(10.0, kind="long")
+    admission.enter(60.0, "long")
+    assert admission.enter(1.0, "long") == Refuse(Reason.HOPELESS, None)
+    assert admission.enter(1.0, "quick") is ADMIT

@@ -76,7 +76,7 @@ class Dispatcher:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         limit = self._begin(context)
         door = self._doors.get(method.path, self._door)
-        decision = door.enter_nowait(limit)
+        decision = door.enter_nowait(limit, method.path)
         if decision is not ADMIT:
             await self._wait(door, decision, limit)
         start, seconds, is_late = time.monotonic(), None, False
@@ -92,7 +92,7 @@ class Dispatcher:
                 raise
             raise internal(error) from error
         finally:
-            door.leave(seconds, is_late=is_late)
+            door.leave(seconds, is_late=is_late, kind=method.path)
             self._leave()
         self._check_reply(method, reply)
         return reply
@@ -100,7 +100,7 @@ class Dispatcher:
     async def stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send) -> None:
         """Answer a method with a stream of replies: `send` takes one after the other, and returns when it wants the next."""
         limit = self._begin(context)
-        decision = self._door.enter_nowait(limit)
+        decision = self._door.enter_nowait(limit, method.path)
         if decision is not ADMIT:
             await self._wait(self._door, decision, limit)
         start, seconds, is_late = time.monotonic(), None, False
@@ -130,7 +130,7 @@ class Dispatcher:
                 if hasattr(replies, "aclose"):
                     await replies.aclose()
             finally:
-                self._door.leave(seconds, is_late=is_late)
+                self._door.leave(seconds, is_late=is_late, kind=method.path)
                 self._leave()
 
     async def wait_idle(self, timeout: float) -> bool:

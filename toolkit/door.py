@@ -20,19 +20,19 @@ class Door:
         self.admission = Admission(options)
         self._name = name
 
-    async def enter(self, deadline: Deadline | None) -> None:
+    async def enter(self, deadline: Deadline | None, kind: str = "") -> None:
         """Return when it is the call's turn. Raises ServiceError when there is none to be had."""
-        decision = self.enter_nowait(deadline)
+        decision = self.enter_nowait(deadline, kind)
         if decision is not ADMIT:
             await self.wait(decision, deadline)
 
-    def enter_nowait(self, deadline: Deadline | None) -> Admit | Ticket | Refuse:
+    def enter_nowait(self, deadline: Deadline | None, kind: str = "") -> Admit | Ticket | Refuse:
         """`enter` in two steps, for the path of every call: what is not ADMIT must be waited for."""
-        return self.admission.enter(None if deadline is None else deadline.remaining())
+        return self.admission.enter(None if deadline is None else deadline.remaining(), kind)
 
-    def leave(self, seconds: float | None, *, is_late: bool = False) -> None:
+    def leave(self, seconds: float | None, *, is_late: bool = False, kind: str = "") -> None:
         """The call is over; `seconds` are what it took, None where it was cut short; `is_late`: by its deadline."""
-        _wake(self.admission.release(seconds, is_late=is_late))
+        _wake(self.admission.release(seconds, is_late=is_late, kind=kind))
 
     async def wait(self, decision: Admit | Ticket | Refuse, deadline: Deadline | None) -> None:
         """The second step of `enter_nowait`."""

@@ -65,10 +65,11 @@ ADMIT: Final = Admit()
 class Ticket:
     """A call's place in the queue. When its turn comes or cannot come any more, it is handed out with its `outcome`."""
 
-    __slots__ = ("expires_at", "outcome", "waiter")
+    __slots__ = ("expires_at", "kind", "outcome", "waiter")
 
-    def __init__(self, expires_at: float) -> None:
+    def __init__(self, expires_at: float, kind: str = "") -> None:
         self.expires_at = expires_at
+        self.kind = kind
         self.outcome: Admit | Refuse | None = None
         self.waiter: Any = None
         """Whatever the owner needs in order to wake the call; nobody looks at it here."""
@@ -94,27 +95,31 @@ class Admission:
         self._max_queue = max(16, 2 * options.max_concurrency) if options.max_queue is None else options.max_queue
         self._clock = clock
         self._queue: OrderedDict[Ticket, None] = OrderedDict()
-        self._shortest = 0.0
+        self._shortest: dict[str, float] = {}
+        """Kind → about what the shortest of its latest calls took."""
 
-    def enter(self, remaining: float | None = None) -> Admit | Ticket | Refuse:
-        """A call asks to run; `remaining` are the seconds to its deadline. Immediate, whatever the load."""
+    def enter(self, remaining: float | None = None, kind: str = "") -> Admit | Ticket | Refuse:
+        """A call asks to run; `remaining` are the seconds to its deadline. Immediate, whatever the load.
+
+        `kind` is its method: what one takes says nothing about another.
+        """
         if self._queue or self.running >= self.limit:
-            return self._enqueue(inf if remaining is None else remaining)
+            return self._enqueue(inf if remaining is None else remaining, kind)
         # Where nothing runs it may try: what calls take is learned from those that run.
-        if remaining is not None and remaining < self._shortest and self.running:
+        if remaining is not None and self.running and remaining < self._shortest.get(kind, 0.0):
             return self._refuse_hopeless()
         self.running += 1
         self.admitted += 1
         return ADMIT
 
-    def release(self, seconds: float | None, *, is_late: bool = False) -> Sequence[Ticket]:
+    def release(self, seconds: float | None, *, is_late: bool = False, kind: str = "") -> Sequence[Ticket]:
         """An admitted call is over. `seconds` are what it took, None where it was cut short; `is_late` where that was by its
         deadline.
 
         Returns the tickets whose outcome is now known: most often none, or one that is admitted.
         """
         if seconds is not None:
-            self._learn(seconds)
+            self._learn(seconds, kind)
         if is_late or seconds is not None:
             self._adapt(is_late)
         self.running -= 1
@@ -135,25 +140,25 @@ class Admission:
     def queued(self) -> int:
         return len(self._queue)
 
-    def _enqueue(self, remaining: float) -> Ticket | Refuse:
+    def _enqueue(self, remaining: float, kind: str) -> Ticket | Refuse:
         wait = self.seconds * (len(self._queue) + 1) / self.limit
         if len(self._queue) >= self._max_queue:
             self.full += 1
             return Refuse(Reason.FULL, max(wait, SHORTEST_PAUSE))
         # Half of the time left is for the call itself, and for being wrong about the wait.
-        if remaining < max(2 * wait, wait + self._shortest):
+        if remaining < max(2 * wait, wait + self._shortest.get(kind, 0.0)):
             return self._refuse_hopeless()
-        ticket = Ticket(self._clock() + remaining)
+        ticket = Ticket(self._clock() + remaining, kind)
         self._queue[ticket] = None
         return ticket
 
     def _call_next(self) -> Sequence[Ticket]:
         decided: list[Ticket] = []
-        latest = self._clock() + self._shortest
+        now = self._clock()
         while self._queue and self.running < self.limit:
             ticket, _ = self._queue.popitem(last=False)
             decided.append(ticket)
-            if ticket.expires_at > latest:
+            if ticket.expires_at > now + self._shortest.get(ticket.kind, 0.0):
                 ticket.outcome = ADMIT
                 self.running += 1
                 self.admitted += 1
@@ -165,12 +170,10 @@ class Admission:
         self.hopeless += 1
         return Refuse(Reason.HOPELESS, None)
 
-    def _learn(self, seconds: float) -> None:
-        if not self.seconds:
-            self.seconds = self._shortest = seconds
-            return
-        self.seconds += (seconds - self.seconds) * LEARNING
-        self._shortest = min(seconds, self._shortest + (seconds - self._shortest) * FORGETTING)
+    def _learn(self, seconds: float, kind: str) -> None:
+        self.seconds += (seconds - self.seconds) * LEARNING if self.seconds else seconds
+        shortest = self._shortest.get(kind, seconds)
+        self._shortest[kind] = min(seconds, shortest + (seconds - shortest) * FORGETTING)
 
     def _adapt(self, is_late: bool) -> None:
         self._late += (is_late - self._late) * LEARNING

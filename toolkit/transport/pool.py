@@ -204,7 +204,7 @@ class PoolTransport:
         self, method: Method[Request, Reply], call: Call, send: Callable[[Transport], Awaitable[Reply]]
     ) -> Reply:
         """One reply, from as many attempts as it takes and the budget allows."""
-        await self._door.enter(call.deadline)
+        await self._door.enter(call.deadline, method.path)
         start = time.monotonic()
         done = None
         try:
@@ -218,7 +218,7 @@ class PoolTransport:
             done = time.monotonic() - start
             return reply
         finally:
-            self._door.leave(done)
+            self._door.leave(done, kind=method.path)
 
     async def _attempts(
         self,
@@ -252,7 +252,7 @@ class PoolTransport:
         self, method: Method[Request, Reply], call: Call, send: Callable[[Transport], AsyncIterator[Reply]]
     ) -> AsyncGenerator[Reply, None]:
         """Replies of one attempt; another is made only while none has been handed out."""
-        await self._door.enter(call.deadline)
+        await self._door.enter(call.deadline, method.path)
         course = _Course()
         replied = False
         try:
