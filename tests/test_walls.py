@@ -41,7 +41,7 @@ transport.names
 gencode dispatch load
 service
 client status
-codec transport.base
+codec transport.ahead transport.base
 batching door
 policy.balance policy.hedge
 policy.admission policy.batching policy.outlier policy.retry

@@ -27,6 +27,7 @@ from toolkit.security import guarded_options, guards, server_credentials
 from toolkit.spec import Incoming
 from toolkit.status import CODES, sent_message, trailers
 from toolkit.tasks import wait_closed
+from toolkit.transport.ahead import Reading, Readings
 from toolkit.transport.base import CallerGoneError
 from toolkit.transport.grpc import TIME_LEFT, too_large
 
@@ -88,6 +89,7 @@ class Server:
         self.contract = contract
         self._limits = limits
         self._dispatcher: Dispatcher | None = None
+        self._readings = Readings()
         self._incoming = incoming
         self._health = _Health()
         self._server = grpc.aio.server(
@@ -95,7 +97,8 @@ class Server:
             options=[*_options(limits.largest(contract)), *guarded_options(incoming)],
         )
         handlers = {method.name: self._handler(method) for method in contract.methods}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(contract.name, handlers),))
+        generic = grpc.method_handlers_generic_handler(contract.name, handlers)
+        self._server.add_generic_rpc_handlers((generic, self._readings.handler))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflect:
             names = (contract.name, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -149,11 +152,11 @@ class Server:
         if method.server_streaming:
             stream = self._stream(method)
             if method.client_streaming:
-                return grpc.stream_stream_rpc_method_handler(stream)
+                return grpc.stream_stream_rpc_method_handler(self._reading(stream))
             return grpc.unary_stream_rpc_method_handler(stream)
         reply = self._reply(method)
         if method.client_streaming:
-            return grpc.stream_unary_rpc_method_handler(reply)
+            return grpc.stream_unary_rpc_method_handler(self._reading(reply))
         return grpc.unary_unary_rpc_method_handler(reply)
 
     def _reply(self, method: Method[Any, Any]) -> Callable[[Any, Any], Awaitable[bytes]]:
@@ -193,6 +196,15 @@ class Server:
 
         return handle
 
+    def _reading(self, handle: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        """The handler of a stream of requests: it counts what it reads of them."""
+
+        async def read(requests: Any, call: Any) -> Any:
+            with self._readings.of(call) as reading:
+                return await handle(reading, call)
+
+        return read
+
     def _ready(self) -> Dispatcher:
         if self._dispatcher is None:
             raise ServiceError(Code.UNAVAILABLE, f"{self.contract.name} is still starting")
@@ -226,7 +238,8 @@ def _exactly(left: float, sent: Any) -> float:
 
 
 def _decoded(method: Method[Any, Any], data: Any, call: Any, limit: int) -> Any:
-    return _decode_each(method, call, limit) if method.client_streaming else _decode(method, data, limit)
+    """`data` is what counts the items where the client streams."""
+    return _decode_each(method, call, limit, data) if method.client_streaming else _decode(method, data, limit)
 
 
 def _encoded(reply: Any, limit: int) -> bytes:
@@ -250,12 +263,12 @@ def _decode(method: Method[Any, Any], data: bytes, limit: int) -> Any:
         ) from error
 
 
-def _decode_each(method: Method[Any, Any], call: Any, limit: int) -> AsyncIterator[Any]:
-    return _requests(method, call, limit, asyncio.current_task())
+def _decode_each(method: Method[Any, Any], call: Any, limit: int, reading: Reading) -> AsyncIterator[Any]:
+    return _requests(method, call, limit, reading, asyncio.current_task())
 
 
 async def _requests(
-    method: Method[Any, Any], call: Any, limit: int, answering: asyncio.Task[Any] | None
+    method: Method[Any, Any], call: Any, limit: int, reading: Reading, answering: asyncio.Task[Any] | None
 ) -> AsyncIterator[Any]:
     """A stream that its caller cut off looks like one that has ended, and a moment later grpc.aio cancels the task that answers
     it. What gRPC says comes in order: once it has answered another read, that moment is over.
@@ -263,6 +276,7 @@ async def _requests(
     read = call.read
     try:
         while (data := await read()) is not grpc.aio.EOF:
+            reading.add(len(data))
             yield _decode(method, data, limit)
         await read()
     except grpc.aio.BaseError as error:

@@ -237,6 +237,48 @@ async def test_a_slow_reader_holds_its_writer_back(serve: Serve) -> None:
         assert made < 100
 
 
+async def sends_without_end(sent: list[int], size: int) -> AsyncIterator[Note]:
+    while True:
+        sent.append(len(sent))
+        yield Note(number=len(sent), blob=bytes(size))
+
+
+async def settled(sent: list[int]) -> int:
+    """How many were sent once no more are."""
+    seen = -1
+    while seen != len(sent):
+        seen = len(sent)
+        await asyncio.sleep(0.05)
+    return seen
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+async def test_a_slow_service_holds_its_caller_back(serve: Serve, size: int) -> None:
+    class Slow(EchoBase):
+        async def join(self, requests: AsyncIterator[Note], context: Context) -> Note:
+            await go.wait()
+            return Note(number=(await anext(requests)).number)
+
+        async def chat(self, requests: AsyncIterator[Note], context: Context) -> AsyncIterator[Note]:
+            yield Note(number=(await anext(requests)).number)
+            await go.wait()
+            for _ in range(300):
+                yield await anext(requests)
+
+    async with serve(Slow()) as echo:
+        go, sent = asyncio.Event(), list[int]()
+        joining = asyncio.ensure_future(echo.join(sends_without_end(sent, size), timeout=20))
+        assert await settled(sent) <= 70
+        go.set()
+        assert (await joining).number == 1
+        go, sent = asyncio.Event(), list[int]()
+        async with echo.chat(sends_without_end(sent, size), timeout=20) as notes:
+            assert (await anext(notes)).number == 1
+            assert await settled(sent) <= 75
+            go.set()
+            assert [(await anext(notes)).number for _ in range(300)] == list(range(2, 302))
+
+
 async def test_a_producer_runs_in_its_caller_s_context(serve: Serve) -> None:
     seen: list[float | None] = []
 

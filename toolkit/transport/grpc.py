@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from toolkit.security import PLAIN, open_channel
 from toolkit.spec import DNS, Outgoing
 from toolkit.status import from_status
 from toolkit.tasks import wait_closed
+from toolkit.transport.ahead import Lead
 from toolkit.transport.base import Call, Feed
 
 Request = TypeVar("Request")
@@ -31,7 +33,7 @@ TIME_LEFT: Final = "toolkit-time-left"
 a callee would have more time than its caller."""
 SHORTEST: Final = 1e-6
 AHEAD: Final = 4096
-"""Bytes of replies that a server may be ahead of the reader of a stream. At least one item may, of any size."""
+"""Bytes that the writer of a stream may be ahead of its reader. One or two items may, of any size."""
 RECONNECT_AFTER_MS: Final = 50
 RECONNECT_AT_MOST_MS: Final = 1000
 CONNECT_WITHIN_MS: Final = 5000
@@ -64,6 +66,7 @@ class GrpcTransport:
         self.channel = open_channel(target(addresses), options, outgoing)
         self._open_streams = partial(open_channel, target(addresses), [*options, *_window(ahead)], outgoing)
         self._streams: grpc.aio.Channel | None = None
+        self._ahead = ahead
         self._callables: dict[str, tuple[Any, int]] = {}
 
     async def unary(self, method: Method[Request, Reply], request: Request, call: Call) -> Reply:
@@ -79,10 +82,11 @@ class GrpcTransport:
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> Reply:
         send, limit = self._callable(method)
-        ongoing = send(**_sent_with(call))
+        lead = Lead(self._channel_for(method), self._ahead)
+        ongoing = send(**_sent_with(replace(call, metadata=(*call.metadata, *lead.metadata))))
         ending = Ending(ongoing)
         feed = Feed(method, requests, lambda request: _encode(request, limit))
-        feeding = asyncio.create_task(_write(ongoing, feed))
+        feeding = asyncio.create_task(_write(ongoing, feed, lead))
         try:
             reply = await ongoing
         except grpc.aio.AioRpcError as error:
@@ -94,6 +98,7 @@ class GrpcTransport:
         finally:
             ongoing.cancel()
             await wait_closed(feeding)
+            await lead.close()
             await feed.aclose()
         return _decode(method.reply, reply, limit)
 
@@ -113,10 +118,11 @@ class GrpcTransport:
         self, method: Method[Request, Reply], requests: AsyncIterable[Request], call: Call
     ) -> AsyncIterator[Reply]:
         send, limit = self._callable(method)
-        ongoing = send(**_sent_with(call))
+        lead = Lead(self._channel_for(method), self._ahead)
+        ongoing = send(**_sent_with(replace(call, metadata=(*call.metadata, *lead.metadata))))
         ending = Ending(ongoing)
         feed = Feed(method, requests, lambda request: _encode(request, limit))
-        feeding = asyncio.create_task(_write(ongoing, feed))
+        feeding = asyncio.create_task(_write(ongoing, feed, lead))
         try:
             async for reply in ongoing:
                 yield _decode(method.reply, reply, limit)
@@ -131,6 +137,7 @@ class GrpcTransport:
         finally:
             ongoing.cancel()
             await wait_closed(feeding)
+            await lead.close()
             await feed.aclose()
 
     async def close(self) -> None:
@@ -226,10 +233,12 @@ def _decode(cls: type[Reply], data: bytes, limit: int) -> Reply:
         raise ServiceError(Code.INTERNAL, f"the reply is not a valid {cls.__name__}: {error}") from error
 
 
-async def _write(ongoing: Any, feed: Feed) -> None:
+async def _write(ongoing: Any, feed: Feed, lead: Lead) -> None:
     """Send the caller's stream; when it fails, cancel the call."""
     try:
         async for data in feed:
+            if not lead.send_nowait(len(data)):
+                await lead.wait()
             await ongoing.write(data)
         await ongoing.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
