@@ -20,6 +20,7 @@ pytestmark = pytest.mark.integration
         ("multi_model", ["food", "price", "something good", "something bad"]),
         ("ensemble", ["sport", "politics", "by_meaning", "by_likelihood"]),
         ("sequential", ["In short:\n  ", "ferries"]),
+        ("controlnet", ["outlines", "###", "128 by 128 pixels"]),
         ("router", ["[storyteller] ", "[scholar] "]),
         ("shield", ["PERMISSION_DENIED: weapons and explosives", "Paris"]),
         ("diamond", ["In short:\n", "Does not belong:\n  The mayor's dog"]),
