@@ -348,6 +348,45 @@ def schema() -> None:
     typer.echo(text, nl=False)
 
 
+@app.command(
+    epilog="""\b
+Examples:
+  toolkit export compose graph.yaml                        on standard output
+  toolkit export compose graph.yaml -o .                   as docker-compose.yml
+  toolkit export dockerfile graph.yaml -o .                beside the graph file, where compose looks for it
+  toolkit export kubernetes graph.yaml -f production.yaml -o deploy
+"""
+)
+def export(
+    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="compose, swarm, kubernetes or dockerfile.")],
+    file: GraphFile,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where to write the files.", show_default=False)
+    ] = None,
+    override: Overrides = None,
+    assign: Assignments = None,
+) -> None:
+    """Make the files with which an engine runs a graph.
+
+    The edges come from the classes, so the project must be importable here. Nothing is written where the engine cannot do
+    what the graph file says.
+    """
+    from toolkit.export.write import ENGINES, write
+    from toolkit.export.write import export as render
+    from toolkit.launcher.manifest import load_graph
+
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"ENGINE is one of {', '.join(ENGINES)}, not {engine}")
+    graph = load_graph(file, override or (), assign or ())
+    files = render(graph, engine, Path.cwd() if out is None else out, toolkit.__version__)
+    if out is None:
+        shown = [text if len(files) == 1 else f"# {name}\n{text}" for name, text in files.items()]
+        typer.echo("---\n".join(shown), nl=False)
+        return
+    for path in write(files, out):
+        typer.echo(f"wrote {path}")
+
+
 def _duration(option: str, text: str) -> float:
     from toolkit.launcher.manifest import parse_duration
 

@@ -26,7 +26,7 @@ from toolkit.errors import GraphError
 from toolkit.launcher.document import Document, Key, Place, Problem
 from toolkit.launcher.hints import near, no_deployment
 from toolkit.launcher.layers import KINDS, read_layers
-from toolkit.launcher.security import LOOPBACK, Auth, Exposure, Host, RemoteTls, Tls, find_faults, merge
+from toolkit.launcher.security import LOOPBACK, Auth, Exposure, FilePath, Host, RemoteTls, Tls, find_faults, merge
 from toolkit.spec import check_target
 
 ENTRY_PORT = 50051
@@ -37,6 +37,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _NAME = re.compile(r"[a-z]([a-z0-9_-]{0,38}[a-z0-9])?", re.ASCII)
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][^\x00-\x1f]{0,500}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _METADATA_KEY = re.compile(r"(?!grpc-)[a-z0-9_.-]{1,100}", re.ASCII)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?|(GPU|MIG)-[0-9A-Za-z/-]{1,80}", re.ASCII)
@@ -99,6 +100,11 @@ _VariableName = Annotated[
 _Argument = Annotated[str, _check(str.isidentifier, "the name of an argument, as in the class")]
 _Method = Annotated[str, _check(str.isidentifier, "the name of a method, as in the class or in the .proto")]
 _Handle = Annotated[str, _check(str.isidentifier, "the name of a handle, as in the class")]
+_Requirement = Annotated[
+    str,
+    _check(_REQUIREMENT.fullmatch, "a requirement as pip reads it, such as torch==2.13.0"),
+    _shaped(_REQUIREMENT.pattern),
+]
 _Duration = Annotated[float, BeforeValidator(parse_duration), _shaped(_DURATION)]
 _Size = Annotated[int, BeforeValidator(parse_size), _shaped(_SIZE)]
 _Ahead = Annotated[_Size, _check(lambda size: 0 < size <= 1 << 24, "a size of 16MiB at most")]
@@ -222,6 +228,26 @@ class Batching:
 
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """What `toolkit export` puts into a container image; `toolkit up` takes no notice of it."""
+
+    packages: Sequence[_Requirement] = ()
+    """What pip installs beside the toolkit."""
+    bare: Sequence[_Requirement] = ()
+    """What pip installs without what it depends on."""
+    constraints: FilePath | None = None
+    """A file of exact versions for pip, relative to the project's folder."""
+    files: Sequence[FilePath] | None = None
+    """Of the project, relative to its folder. None: the modules of the classes."""
+    fetch: Annotated[Sequence[str], Field(max_length=1000)] = ()
+    """The command that fills the cache of models, once, before the services start; these are offline then."""
+
+
+DEFAULT_IMAGE = "default"
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
     """An entry of `services` that runs here: one class, or one command, as some replicas. None: the replica's own default."""
 
@@ -264,6 +290,8 @@ class Deployment:
     """The token that callers send."""
     insecure: bool = False
     """Open to a network though callers need neither TLS nor a token."""
+    image: _Name = DEFAULT_IMAGE
+    """The entry of `images` that it runs from in a container; those with the same needs share one."""
 
 
 @_strict
@@ -319,6 +347,8 @@ class GraphFile:
     """What it is for."""
     env: Mapping[_VariableName, str] = field(default_factory=dict)
     """Environment variables of every deployment; a deployment's own win."""
+    images: Mapping[_Name, Image] = field(default_factory=dict)
+    """Container images, by name; `default` is that of deployments that name none."""
     forward: Sequence[_MetadataKey] = ()
     """Metadata keys that go on with every call, beside the request id and the trace context."""
     tls: Tls | None = None
@@ -342,6 +372,8 @@ class Graph:
     """Metadata keys that go on with every call, beside the request id and the trace context."""
     description: str = ""
     """What it is for, in the words of the file."""
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """Those that the file describes."""
     places: Mapping[Key, Place] = field(default_factory=dict, repr=False)
 
     def port(self, deployment: str) -> int | None:
@@ -408,6 +440,7 @@ def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
         services=services,
         remotes={name: each for name, each in file.services.items() if isinstance(each, Remote)},
         forward=file.forward,
+        images=file.images,
         places=document.places,
     )
 
@@ -531,6 +564,8 @@ def _known_keys(key: Key, entry: type) -> list[str]:
         return _keys(GraphFile)
     if len(key) == 3:
         return _keys(entry)
+    if key[0] == "images":
+        return _keys(Image)
     if key[2] == "batching":
         return _keys(Batching)
     inside = {"tls": Tls, "traffic": Traffic, "resources": Resources, "replicas": Replicas, "auth": Auth}
@@ -557,6 +592,7 @@ def _cross_check(document: Document) -> list[Problem]:
         found.append(document.problem(("entry",), no_deployment(entry, services)))
     for name, service in services.items():
         found += _check_kind(document, services, name, service)
+        found += _check_image(document, name, _get(service, "image"))
         found += _check_bind(document, services, name, _as(dict, _get(service, "bind")) or {})
         found += _check_env(document, ("services", name, "env"), _get(service, "env"))
     return [*found, *_check_env(document, ("env",), values.get("env"))]
@@ -576,6 +612,13 @@ def _check_kind(document: Document, services: Mapping[str, Any], name: str, serv
         yield document.problem((*key, "command"), "not supported yet; a deployment is a class of this project")
     if "url" in said and document.values.get("entry") == name:
         yield document.problem((*key, "url"), "the entry runs here; let another deployment be the entry")
+
+
+def _check_image(document: Document, name: str, image: Any) -> Iterator[Problem]:
+    images = _as(dict, document.values.get("images")) or {}
+    if isinstance(image, str) and image not in (*images, DEFAULT_IMAGE):
+        known = near(image, images) or f"there are {', '.join(images) or 'none'}"
+        yield document.problem(("services", name, "image"), f"no entry of images is named {image!r}; {known}")
 
 
 def _no_kind(document: Document, services: Mapping[str, Any], name: str) -> str:

@@ -30,12 +30,10 @@ def needs_edges(graph: Graph) -> bool:
     return any(each.tls is not None and each.tls.mutual for each in graph.services.values())
 
 
-def plan_trust(graph: Graph, edges: Edges) -> dict[str, Trust]:
+def plan_trust(graph: Graph, edges: Edges, *, tries_files: bool = True) -> dict[str, Trust]:
     """Each deployment's side, its files tried. `edges` may be empty where `needs_edges` says so. Raises GraphError."""
-    problems = [problem for name in graph.services for problem in _find_problems(graph, edges, name)]
-    problems += [problem for name in graph.remotes for problem in _find_problems_elsewhere(graph, name)]
-    if problems:
-        raise GraphError("\n".join(dict.fromkeys(problems)))
+    if tries_files:
+        _try_files(graph, edges)
     return {
         name: Trust(
             incoming=_incoming(graph, edges, name),
@@ -47,6 +45,13 @@ def plan_trust(graph: Graph, edges: Edges) -> dict[str, Trust]:
         )
         for name in graph.services
     }
+
+
+def _try_files(graph: Graph, edges: Edges) -> None:
+    problems = [problem for name in graph.services for problem in _find_problems(graph, edges, name)]
+    problems += [problem for name in graph.remotes for problem in _find_problems_elsewhere(graph, name)]
+    if problems:
+        raise GraphError("\n".join(dict.fromkeys(problems)))
 
 
 def identities(graph: Graph, name: str) -> tuple[str, str]:

@@ -1,0 +1,365 @@
+"""The files of other engines: they say what the graph file says, whatever is in it, and nothing that an engine misreads."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toolkit
+from toolkit.errors import GraphError
+from toolkit.export.compose import render_compose
+from toolkit.export.dockerfile import render_dockerfile, render_ignore
+from toolkit.export.kubernetes import build, render_manifests, validate
+from toolkit.export.plan import Plan, plan_containers
+from toolkit.export.swarm import render_stack
+from toolkit.export.write import ENGINES, export
+from toolkit.launcher.edges import Description
+from toolkit.launcher.manifest import Deployment, Graph, Image, load_graph
+from toolkit.spec import ReplicaSpec
+
+ROOT = Path(__file__).parents[1]
+
+TEXT, FRONT = "t.v1.Text", "f.v1.Front"
+GRAPH = """\
+name: shop
+description: Sells things.
+entry: front
+env: {LEVEL: info}
+images:
+  default: {packages: [torch], fetch: [python, -m, m.prepare]}
+  light: {}
+services:
+  my_model: {class: "m.text:Text", args: {size: 3}, device: cuda, replicas: 2, resources: {cpus: 2, memory: 1GiB}}
+  other: {class: "m.text:Text", replicas: {min: 1, max: 4}, resources: {cpus: 0.5}, strategy: recreate}
+  front: {class: "m.front:Front", host: 0.0.0.0, port: 50052, insecure: true, image: light, bind: {far: away}}
+  away: {url: "dns:///models.example:443", tls: {}}
+"""
+DESCRIPTIONS = {
+    "my_model": Description(TEXT, {}),
+    "other": Description(TEXT, {}),
+    "front": Description(FRONT, {"my_model": TEXT, "other": TEXT, "far": "a.v1.Away"}),
+}
+
+
+def plan(folder: Path, text: str = GRAPH, assign: tuple[str, ...] = ()) -> Plan:
+    path = folder / "graph.yaml"
+    path.write_text(text)
+    return plan_containers(load_graph(path, (), assign), DESCRIPTIONS)
+
+
+def compose(folder: Path, assign: tuple[str, ...] = (), text: str = GRAPH) -> Any:
+    return yaml.safe_load(render_compose(plan(folder, text, assign), folder))
+
+
+def stack(folder: Path, assign: tuple[str, ...] = ()) -> Any:
+    return yaml.safe_load(render_stack(plan(folder, GRAPH, assign), folder))
+
+
+def manifests(folder: Path, assign: tuple[str, ...] = (), text: str = GRAPH) -> dict[tuple[str, str], Any]:
+    files = render_manifests(plan(folder, text, assign))
+    found = [one for name in files if name != "kustomization.yaml" for one in yaml.safe_load_all(files[name])]
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_example_is_exported_for_every_engine_and_always_the_same(engine: str) -> None:
+    graph = load_graph(ROOT / "services/inference_graph/graph.yaml", (), ("graph.host=0.0.0.0", "graph.insecure=true"))
+    assert export(graph, engine, ROOT, "1.0") == export(graph, engine, ROOT, "1.0")
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "folder"),
+    [("compose", "docker-compose.yml", "."), ("dockerfile", "Dockerfile", "services/inference_graph")],
+)
+def test_what_is_committed_is_current(engine: str, name: str, folder: str) -> None:
+    graph = load_graph(ROOT / "services/inference_graph/graph.yaml")
+    files = export(graph, engine, ROOT / folder, toolkit.__version__)
+    assert (ROOT / folder / name).read_text() == files[name], "run scripts/generate"
+
+
+def test_a_builder_that_reads_one_ignore_file_only_has_the_same() -> None:
+    assert (ROOT / ".dockerignore").read_text() == (
+        ROOT / "services/inference_graph/Dockerfile.dockerignore"
+    ).read_text()
+
+
+def test_compose_says_what_the_graph_file_says(tmp_path: Path) -> None:
+    found = compose(tmp_path)["services"]
+    model, front = found["my-model"], found["front"]
+    assert model["deploy"]["replicas"] == 2
+    assert model["deploy"]["resources"] == {
+        "limits": {"cpus": "2", "memory": f"{1 << 30}b"},
+        "reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]},
+    }
+    assert (model["environment"]["OMP_NUM_THREADS"], model["environment"]["LEVEL"]) == ("2", "info")
+    assert front["ports"] == ["0.0.0.0:50052:50051"]
+    assert front["depends_on"] == {host: {"condition": "service_healthy"} for host in ("my-model", "other")}
+    assert model["depends_on"] == {"fetch-default": {"condition": "service_completed_successfully"}}
+    assert (model["networks"], front["networks"]) == (["inside"], ["inside", "outside"])
+    for service in found.values():
+        assert (service["read_only"], service["cap_drop"], service["user"]) == (True, ["ALL"], "10001:10001")
+
+
+def test_a_replica_in_a_container_reads_its_own_specification(tmp_path: Path) -> None:
+    found = compose(tmp_path)["services"]
+    model = ReplicaSpec.from_environ(found["my-model"]["environment"])
+    assert (model.service, model.args, model.device, model.listen) == (
+        "m.text:Text",
+        {"size": 3},
+        "cuda:0",
+        ("0.0.0.0:50051",),
+    )
+    front = ReplicaSpec.from_environ(found["front"]["environment"])
+    assert front.addresses == {
+        "my_model": ("dns:///my-model:50051",),
+        "other": ("dns:///other:50051",),
+        "away": ("dns:///models.example:443",),
+    }
+    assert front.bind == {"far": "away"}
+    assert (front.outgoing["away"].tls, front.outgoing["away"].foreign) == (True, True)
+
+
+def test_only_the_entry_is_published_and_on_the_loopback_by_default(tmp_path: Path) -> None:
+    found = compose(tmp_path, ("front.host=", "front.port=", "front.insecure="))["services"]
+    assert {name: each.get("ports") for name, each in found.items() if "ports" in each} == {
+        "front": ["127.0.0.1:50051:50051"]
+    }
+
+
+def test_the_models_are_fetched_once_and_the_services_are_offline(tmp_path: Path) -> None:
+    found = compose(tmp_path)
+    fetch, model, front = (found["services"][name] for name in ("fetch-default", "my-model", "front"))
+    assert (fetch["command"], fetch["networks"], fetch["volumes"]) == (
+        ["python", "-m", "m.prepare"],
+        ["outside"],
+        ["models:/cache"],
+    )
+    assert (model["volumes"], model["environment"]["HF_HUB_OFFLINE"]) == (["models:/cache:ro"], "1")
+    assert "volumes" not in front
+
+
+SECURED = """\
+name: shop
+entry: front
+tls: {ca: certs/ca.crt, cert: "certs/{deployment}.crt", key: "certs/{deployment}.key", mutual: true}
+auth: {token_file: certs/token}
+services:
+  my_model: {class: "m.text:Text"}
+  other: {class: "m.text:Text"}
+  front: {class: "m.front:Front", tls: {allow: [client]}, bind: {far: other}}
+"""
+
+
+def test_secrets_are_files_and_nobody_gets_those_of_others(tmp_path: Path) -> None:
+    found = compose(tmp_path, text=SECURED)
+    assert found["secrets"]["certs-front-key"] == {"file": "./certs/front.key"}
+    given = {name: {each["source"] for each in one["secrets"]} for name, one in found["services"].items()}
+    assert given["other"] == {"certs-ca-crt", "certs-other-crt", "certs-other-key", "certs-token"}
+    front = ReplicaSpec.from_environ(found["services"]["front"]["environment"])
+    assert front.incoming.key == "/run/secrets/certs-front-key"
+    assert front.outgoing["my_model"].ca == "/run/secrets/certs-ca-crt"
+    assert "-----" not in json.dumps(found)
+
+
+def test_a_pod_with_tls_is_probed_by_the_script(tmp_path: Path) -> None:
+    pods = manifests(tmp_path, text=SECURED)
+    pod = pods["Deployment", "front"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["readinessProbe"]["exec"]["command"][-2:] == ["/opt/healthcheck.py", "127.0.0.1:50051"]
+    assert pod["volumes"][-1]["secret"]["secretName"] == "shop"
+
+
+def test_swarm_gets_nothing_that_it_refuses(tmp_path: Path) -> None:
+    found = stack(tmp_path)
+    refused = {"depends_on", "build", "security_opt", "restart", "pids_limit", "gpus"}
+    assert all(refused.isdisjoint(service) for service in found["services"].values())
+    model, other, front = (found["services"][name]["deploy"] for name in ("my-model", "other", "front"))
+    assert (model["endpoint_mode"], front["endpoint_mode"]) == ("dnsrr", "vip")
+    assert model["update_config"]["order"] == "start-first"
+    assert other["update_config"]["order"] == "stop-first"
+    assert model["resources"]["reservations"]["generic_resources"][0]["discrete_resource_spec"]["value"] == 1
+    assert found["services"]["fetch-default"]["deploy"]["mode"] == "global-job"
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="there is no docker client to ask")
+def test_dockers_own_client_reads_the_stack(tmp_path: Path) -> None:
+    nasty = 'front.env.NASTY=a "$HOME" ${x} $$ \' \\ # : - {'
+    (tmp_path / "stack.yml").write_text(render_stack(plan(tmp_path, GRAPH, (nasty,)), tmp_path))
+    done = subprocess.run(
+        ["docker", "stack", "config", "-c", tmp_path / "stack.yml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    read = yaml.safe_load(done.stdout)["services"]["front"]["environment"]["NASTY"]
+    assert read.replace("$$", "$") == 'a "$HOME" ${x} $$ \' \\ # : - {'.replace("$$", "$")
+
+
+def test_kubernetes_says_what_the_graph_file_says(tmp_path: Path) -> None:
+    found = manifests(tmp_path)
+    model = found["Deployment", "my-model"]["spec"]
+    container = model["template"]["spec"]["containers"][0]
+    assert (model["replicas"], model["strategy"]["type"]) == (2, "RollingUpdate")
+    assert container["resources"]["limits"] == {"cpu": "2000m", "memory": str(1 << 30), "nvidia.com/gpu": "1"}
+    assert (container["readinessProbe"]["grpc"], model["template"]["spec"]["terminationGracePeriodSeconds"]) == (
+        {"port": 50051},
+        40,
+    )
+    assert found["Service", "my-model"]["spec"]["clusterIP"] == "None"
+    assert found["PodDisruptionBudget", "my-model"]["spec"]["maxUnavailable"] == 1
+    other = found["HorizontalPodAutoscaler", "other"]["spec"]
+    assert (other["minReplicas"], other["maxReplicas"]) == (1, 4)
+    assert "replicas" not in found["Deployment", "other"]["spec"]
+    assert found["Deployment", "other"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) -> None:
+    found = manifests(tmp_path)
+
+    def names(peers: list[Any]) -> list[str]:
+        return [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in peers]
+
+    model, front = (found["NetworkPolicy", name]["spec"] for name in ("my-model", "front"))
+    assert names(model["ingress"][0]["from"]) == ["front"]
+    assert (model["egress"], front["ingress"][0].keys()) == ([], {"ports"})
+    assert names(front["egress"][0]["to"]) == ["my-model", "other"]
+    assert [peer["ipBlock"]["cidr"] for peer in front["egress"][1]["to"]] == ["0.0.0.0/0", "::/0"]
+
+
+def test_kubernetes_own_schemas_take_it(tmp_path: Path) -> None:
+    for text in (GRAPH, SECURED):
+        assert validate(build(plan(tmp_path, text))), "kubernetes-validate is not installed"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl to ask")
+def test_kustomize_takes_it(tmp_path: Path) -> None:
+    for name, text in render_manifests(plan(tmp_path)).items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(yaml.safe_load_all(done.stdout))) == len(build(plan(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("engine", "assign", "expected"),
+    [
+        ("swarm", "front.host=127.0.0.1", "services.front.host: Swarm opens a port on every machine"),
+        (
+            "swarm",
+            'my_model.device="cuda:1"',
+            "services.my_model.device: Swarm gives GPUs by their count, and not cuda:1",
+        ),
+        ("kubernetes", "my_model.device=GPU-1", "services.my_model.device: Kubernetes gives GPUs by their count"),
+        ("kubernetes", "other.resources=", "services.other.replicas: Kubernetes scales by the share of CPU in use"),
+        ("compose", "my_model.device=mps", "services.my_model.device: mps is macOS's own"),
+        ("compose", "away.url=unix:/run/x.sock", "services.away.url: unix:/run/x.sock is this machine"),
+        ("compose", 'away.url="127.0.0.1:1"', "services.away.url: 127.0.0.1:1 is this machine"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_with_the_reason(
+    tmp_path: Path, engine: str, assign: str, expected: str
+) -> None:
+    render = {"swarm": stack, "kubernetes": manifests, "compose": compose}[engine]
+    with pytest.raises(GraphError) as caught:
+        render(tmp_path, (assign,))
+    assert expected in str(caught.value)
+
+
+def test_names_that_dns_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    text = 'name: g\nentry: a_b\nservices:\n  a_b: {class: "m:C"}\n  a-b: {class: "m:C"}\n'
+    with pytest.raises(GraphError, match=r"services\.a-b: the same as 'a_b' in DNS"):
+        plan(tmp_path, text)
+
+
+def test_a_gpu_may_be_named_to_compose(tmp_path: Path) -> None:
+    devices = compose(tmp_path, ('my_model.device="cuda:1"',))["services"]["my-model"]["deploy"]["resources"]
+    assert devices["reservations"]["devices"][0]["device_ids"] == ["1"]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+nasty = texts | st.lists(
+    st.sampled_from(
+        ["$", "${A}", "$(A)", "$$", "'", '"', "\\", "\n", ": ", "# ", "- ", "{", "]", "&a", "*a", "!!x", "%", "\x85"]
+    )
+    | st.sampled_from(
+        ["yes", "null", "~", "0o17", "1e3", "0x1f", "1:30", "=", "<<", "\u2028", "\x7f", "é", "🜂", " ", "\t", "\r"]
+    )
+).map("".join)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | nasty,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(nasty, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    description=nasty,
+    env=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), nasty, max_size=3),
+    args=st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), json_values, max_size=3),
+    fetch=st.lists(nasty, min_size=1, max_size=3),
+    packages=st.lists(st.from_regex(r"[A-Za-z0-9][^\x00-\x1f]{0,20}", fullmatch=True), max_size=2),
+)
+def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
+    description: str, env: dict[str, str], args: dict[str, Any], fetch: list[str], packages: list[str]
+) -> None:
+    deployment = Deployment(service="m:C", env=env, args=args, insecure=True, host="0.0.0.0")  # type: ignore[call-arg]
+    image = Image(packages=packages, fetch=fetch)
+    graph = Graph(
+        path=ROOT / "graph.yaml",
+        name="g",
+        entry="a",
+        services={"a": deployment},
+        images={"default": image},
+        description=description,
+    )
+    made = plan_containers(graph, {"a": Description("a.v1.A", {})})
+    for text in (render_compose(made, ROOT), render_stack(made, ROOT)):
+        services = yaml.safe_load(text)["services"]
+        _check(services["a"]["environment"], env, args)
+        assert [interpolated(part) for part in services["fetch-default"]["command"]] == fetch
+    files = render_manifests(made)
+    (deployed,) = [one for one in yaml.safe_load_all(files["a.yaml"]) if one["kind"] == "Deployment"]
+    pairs = deployed["spec"]["template"]["spec"]["containers"][0]["env"]
+    _check({pair["name"]: pair["value"] for pair in pairs}, env, args)
+    _, job = yaml.safe_load_all(files["models.yaml"])
+    command = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert [interpolated(part) for part in command[4:]] == fetch
+    assert yaml.safe_load(files["kustomization.yaml"])["resources"] == ["models.yaml", "a.yaml"]
+    instructions = render_dockerfile(made, "1.0").splitlines()
+    installs = [json.loads(line.removeprefix("RUN ")) for line in instructions if "--find-links" in line]
+    assert installs[0][-len(packages) :] == packages or not packages
+    assert all(re.match(r"(#|FROM|ARG|RUN|COPY|LABEL|ENV|WORKDIR|USER|CMD|$)", line) for line in instructions)
+
+
+def _check(environment: dict[str, str], env: dict[str, str], args: dict[str, Any]) -> None:
+    read = {name: interpolated(value) for name, value in environment.items()}
+    assert {name: read[name] for name in env} == env
+    assert ReplicaSpec.from_environ(read).args == args
+
+
+def interpolated(text: str) -> str:
+    """As these engines do: `$$` is `$`, and any other `$` would be a variable."""
+    assert re.fullmatch(r"(?:[^$]|\$\$)*", text, re.DOTALL), text
+    return text.replace("$$", "$")
+
+
+def test_the_ignore_file_lets_in_what_the_dockerfile_copies(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    text = render_ignore(plan(tmp_path))
+    assert text.splitlines()[1:] == ["*", "!Dockerfile", "!m", "!wheels", "**/__pycache__"]
+
+
+def test_images_differ_where_needs_differ(tmp_path: Path) -> None:
+    text = render_dockerfile(plan(tmp_path), "1.0")
+    assert re.findall(r"FROM \$\{BASE\} AS (\S+)", text) == ["build-default", "default", "build-light", "light"]
+    heavy, light = text.split("# light: ")
+    assert ('"torch"' in heavy, '"torch"' in light) == (True, False)
+    assert 'CMD ["python", "-m", "toolkit.replica"]' in light
+    assert "USER 10001:10001" in light

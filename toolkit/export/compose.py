@@ -1,0 +1,192 @@
+"""The plan → docker-compose.yml, for Compose v2 and docker-compose 1.29."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from toolkit.export.plan import CACHE, PORT, PROBING, REPLICA, SECRETS, USER, Container, Plan
+from toolkit.export.yaml_text import Comments, comment, render
+from toolkit.launcher.folder import project_folder
+
+TMP = "/tmp"
+PROCESSES = 1024
+"""Threads count too."""
+
+
+def render_compose(plan: Plan, folder: Path) -> str:
+    """The text of the file; paths in it are relative to `folder`, where it will lie."""
+    return comment(_head(plan)) + "\n\n" + render(build(plan, folder), _comments(plan))
+
+
+def build(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The file as plain values."""
+    services = {each.host: _service(plan, each, folder) for each in plan.containers}
+    fetches = {f"fetch-{name}": _fetch(plan, name, command, folder) for name, command in plan.fetches.items()}
+    found: dict[str, Any] = {
+        "services": {**fetches, **services},
+        "networks": {"inside": {"internal": True}, "outside": {}},
+    }
+    if fetches:
+        found["volumes"] = {"models": {}}
+    if plan.secrets:
+        found["secrets"] = {name: {"file": escaped(relative(path, folder))} for name, path in plan.secrets.items()}
+    return found
+
+
+def _service(plan: Plan, each: Container, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "image": plan.image(each.said.image),
+        "build": _build(plan, each.said.image, folder),
+        "command": list(REPLICA),
+        "environment": escaped(dict(each.environment)),
+        **_hardened(),
+        "networks": ["inside", *(["outside"] if each.published or each.calls_outside else [])],
+        "healthcheck": healthcheck(each, interval="3s"),
+        "stop_grace_period": f"{each.stop_grace}s",
+        "restart": "unless-stopped",
+        "deploy": _deploy(each),
+    }
+    depends = {callee: {"condition": "service_healthy"} for callee in each.calls}
+    if each.said.image in plan.fetches:
+        depends[f"fetch-{each.said.image}"] = {"condition": "service_completed_successfully"}
+        found["volumes"] = [f"models:{CACHE}:ro"]
+    if depends:
+        found["depends_on"] = depends
+    if each.published:
+        host = f"[{each.published.host}]" if ":" in each.published.host else each.published.host
+        found["ports"] = [f"{host}:{each.published.port}:{PORT}"]
+    if each.secrets:
+        found["secrets"] = [{"source": name, "target": f"{SECRETS}/{name}"} for name in each.secrets]
+    return found
+
+
+def _fetch(plan: Plan, image: str, command: Any, folder: Path) -> dict[str, Any]:
+    return {
+        "image": plan.image(image),
+        "build": _build(plan, image, folder),
+        "command": escaped(list(command)),
+        **_hardened(),
+        "networks": ["outside"],
+        "volumes": [f"models:{CACHE}"],
+        "restart": "no",
+    }
+
+
+def _build(plan: Plan, image: str, folder: Path) -> dict[str, Any]:
+    project = project_folder(plan.graph.path)
+    dockerfile = plan.graph.path.absolute().parent.relative_to(project) / "Dockerfile"
+    return {
+        "context": escaped(relative(project, folder)),
+        "dockerfile": escaped(dockerfile.as_posix()),
+        "target": image,
+        "args": {name: f"${{{name}:-{default}}}" for name, default in BUILD_ARGUMENTS.items()},
+    }
+
+
+BUILD_ARGUMENTS = {"BASE": "python:3.12-slim", "WHEELS": "wheels", "PIP_NO_INDEX": ""}
+"""Of the Dockerfile; Compose takes them from the environment too."""
+
+
+def _hardened() -> dict[str, Any]:
+    """Nothing can be written but /tmp, and nothing gained."""
+    return {
+        "init": True,
+        "user": f"{USER}:{USER}",
+        "read_only": True,
+        "tmpfs": [TMP],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": PROCESSES,
+    }
+
+
+def healthcheck(each: Container, *, interval: str) -> dict[str, Any]:
+    """Failures do not count while the model loads."""
+    return {
+        "test": ["CMD", *PROBING],
+        "interval": interval,
+        "timeout": "3s",
+        "retries": 3,
+        "start_period": f"{each.spec.start_timeout:g}s",
+    }
+
+
+def _deploy(each: Container) -> dict[str, Any]:
+    found: dict[str, Any] = {"replicas": each.said.replicas.min}
+    resources: dict[str, Any] = {}
+    if limits := resource_limits(each):
+        resources["limits"] = limits
+    if each.gpu is not None:
+        which: dict[str, Any] = {"device_ids": [each.gpu.id]} if each.gpu.id else {"count": 1}
+        resources["reservations"] = {"devices": [{"driver": "nvidia", **which, "capabilities": ["gpu"]}]}
+    return {**found, "resources": resources} if resources else found
+
+
+def resource_limits(each: Container) -> dict[str, str]:
+    """Text: as a number, 0.5 would be read differently here and there."""
+    found = {}
+    if each.said.resources.cpus is not None:
+        found["cpus"] = f"{each.said.resources.cpus:g}"
+    if each.said.resources.memory is not None:
+        found["memory"] = f"{each.said.resources.memory}b"
+    return found
+
+
+def escaped(value: Any) -> Any:
+    """The same, after Compose has replaced what it takes for variables."""
+    match value:
+        case str():
+            return value.replace("$", "$$")
+        case list():
+            return [escaped(each) for each in value]
+        case dict():
+            return {key: escaped(each) for key, each in value.items()}
+    return value
+
+
+def relative(path: Path, folder: Path) -> str:
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _head(plan: Plan) -> str:
+    made = f"{plan.graph.name}, made by `toolkit export compose {plan.graph.path.name}`: change that file, and export it again."
+    return "\n".join([made, *plan.graph.description.splitlines(), *_USAGE])
+
+
+_USAGE = (
+    "",
+    "  docker compose up --build --wait      (docker-compose 1.29: docker-compose --compatibility up --build -d)",
+    "",
+    "BASE, WHEELS and PIP_NO_INDEX in the environment choose the base image, a folder of wheels, and that pip uses these alone.",
+)
+
+
+def _comments(plan: Plan) -> Comments:
+    found: dict[tuple[str, ...], str] = {
+        ("networks", "inside"): "No way out, and none in.",
+        ("networks", "outside"): "For what is published, and for what calls others or downloads.",
+        ("volumes",): "Filled once by the fetch jobs; the services read it, and are offline.",
+        ("secrets",): f"Docker mounts these files as they are: user {USER} must be able to read them.",
+    }
+    for name in plan.fetches:
+        found["services", f"fetch-{name}"] = "Brings the models, and ends. What is there already is not brought again."
+    for each in plan.containers:
+        found["services", each.host] = "\n".join(describe(each))
+    return found
+
+
+def describe(each: Container) -> list[str]:
+    """What a reader should know of it."""
+    lines = [f"{each.said.service}; calls {', '.join(each.calls) or 'nobody'}"]
+    if each.published:
+        lines.append(f"Published on {each.published.host}:{each.published.port}.")
+    if each.said.device == "auto":
+        lines.append("device: auto is the CPU here; say device: cuda for a GPU.")
+    if each.said.resources.gpu_memory is not None:
+        lines.append("Nobody watches over gpu_memory here: its GPU is whole, or shared with whoever reserves the same.")
+    if each.said.replicas.max > each.said.replicas.min:
+        lines.append(f"From {each.said.replicas.min} to {each.said.replicas.max} replicas: by hand here, with --scale.")
+    return lines
