@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,6 +21,7 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 
 from services.text_generation.sampling import Sampling, sample
 
+logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)  # it tells each start and stop otherwise
 STEP_TOKENS: Final = 256
 """Tokens that the model reads in one step: a long prompt takes several, so that the other texts go on between them."""
 PAGE: Final = 64

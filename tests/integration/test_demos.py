@@ -22,6 +22,7 @@ pytestmark = pytest.mark.integration
         ("sequential", ["In short:\n  ", "ferries"]),
         ("controlnet", ["outlines", "###", "128 by 128 pixels"]),
         ("router", ["[storyteller] ", "[scholar] "]),
+        ("rag", ["17 passages", "from lighthouse-builder (0.", "Agnes Orme", "from ferry-winter (0."]),
         ("shield", ["PERMISSION_DENIED: weapons and explosives", "Paris"]),
         ("diamond", ["In short:\n", "Does not belong:\n  The mayor's dog"]),
     ],
