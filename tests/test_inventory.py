@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,12 +81,56 @@ def test_nvml_tells_gpus_in_the_order_of_the_bus_and_mig_devices_in_their_place(
     assert notes == ()
 
 
-def test_what_is_asked_of_nvml_is_there() -> None:
-    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    names = set(re.findall(r"nvml\.(\w+)", (ROOT / "toolkit" / "probe.py").read_text()))
-    assert len(names) == 13
-    assert {name for name in names if not hasattr(pynvml, name)} == set()
-    assert {name for name in names if name not in NVML} == set()
+DRIVER = r"""
+#include <stdio.h>
+#include <string.h>
+typedef int *gpu;
+typedef unsigned long long bytes;
+enum { NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+static int gpus[] = {0, 1}, parts[] = {10, 11};
+int nvmlInitWithFlags(unsigned flags) { return 0; }
+int nvmlInit_v2(void) { return 0; }
+const char *nvmlErrorString(int code) { return "refused"; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu *found) { *found = &gpus[index]; return 0; }
+int nvmlDeviceGetPciInfo_v3(gpu of, struct { char legacy[16]; unsigned ids[5]; char bus[32]; } *pci) {
+  strcpy(pci->bus, *of ? "00000000:01:00.0" : "00000000:C1:00.0"); return 0; }
+int nvmlDeviceGetMigMode(gpu of, unsigned *now, unsigned *later) {
+  if (!*of) return NOT_SUPPORTED;
+  *now = *later = 1; return 0; }
+int nvmlDeviceGetMaxMigDeviceCount(gpu of, unsigned *count) { *count = 7; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(gpu of, unsigned index, gpu *found) {
+  if (index > 1) return NOT_FOUND;
+  *found = &parts[index]; return 0; }
+int nvmlDeviceGetMemoryInfo(gpu of, struct { bytes total, free, used; } *memory) {
+  memory->total = 24ull << 30; memory->free = (20ull << 30) - *of; memory->used = 0; return 0; }
+int nvmlDeviceGetUUID(gpu of, char *text, unsigned size) {
+  snprintf(text, size, *of < 10 ? "GPU-%d" : "MIG-%d", *of); return 0; }
+int nvmlDeviceGetName(gpu of, char *text, unsigned size) { snprintf(text, size, "NVIDIA %d", *of); return 0; }
+int nvmlDeviceGetComputeRunningProcesses_v3(
+    gpu of, unsigned *count, struct { unsigned pid; bytes used; unsigned ids[2]; } *found) {
+  if (*of) return NOT_SUPPORTED;
+  unsigned size = *count;
+  *count = 2;
+  if (size < 2) return INSUFFICIENT_SIZE;
+  found[0].pid = found[1].pid = 1 << 30; found[0].used = 4ull << 30; found[1].used = -1ull; return 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler, to make a driver that is not there")
+def test_nvidias_own_package_is_asked_as_it_wants_to_be(tmp_path: Path) -> None:
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    (tmp_path / "driver.c").write_text(DRIVER)
+    library = tmp_path / "libnvidia-ml.so.1"
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    devices, notes = probe({**environ(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)})
+    foreign = (Holder(pid=GIB, memory=4 * GIB), Holder(pid=GIB))  # the second's memory is not told
+    assert devices == (
+        Device(id="MIG-10", name="NVIDIA 1", total=24 * GIB, free=20 * GIB - 10),
+        Device(id="MIG-11", name="NVIDIA 1", total=24 * GIB, free=20 * GIB - 11),
+        Device(id="GPU-0", name="NVIDIA 0", total=24 * GIB, free=20 * GIB, holders=foreign),
+    )
+    assert notes == ()
 
 
 TORCH = """

@@ -9,7 +9,7 @@ from subprocess import PIPE, Popen
 
 import pytest
 
-from toolkit.launcher.memory import FILL_RATE, LATEST, SOONEST, MemoryWatch, count_oom_kills
+from toolkit.launcher.memory import FAMILY_INTERVAL, FILL_RATE, LATEST, SOONEST, MemoryWatch, count_oom_kills
 
 MIB = 1 << 20
 
@@ -73,7 +73,7 @@ def test_what_a_replica_started_counts_but_what_they_share_only_once(tmp_path: P
     memory.begin("a", 7, 100 * MIB)
     assert look(memory, clock) == []
     proc.hold(9, 40, parent=8)
-    clock.now += LATEST
+    clock.now += FAMILY_INTERVAL
     assert list(memory.look()) == [("a", (35 + 35 + 40) * MIB, 100 * MIB)]
 
 

@@ -16,6 +16,8 @@ FILL_RATE = 4 << 30
 """Bytes a second that a replica is thought to take at most: the nearer it is to its limit, the sooner it is looked at again."""
 SOONEST, LATEST = 0.05, 1.0
 """Seconds between two looks."""
+FAMILY_INTERVAL = 3.0
+"""Seconds until what a replica has started is listed again: that takes longer than to look at what is known."""
 _OWN = ("RssAnon", "RssShmem")
 _PROPORTIONAL = ("Pss_Anon", "Pss_Shmem")
 
@@ -69,7 +71,7 @@ class MemoryWatch:
     def _used(self, watched: _Watched, now: float) -> int:
         if now >= watched.family_until:
             watched.family = tuple(self._family(watched.pid))
-            watched.family_until = now + LATEST
+            watched.family_until = now + FAMILY_INTERVAL
         used = sum(self._sum(pid, "status", _OWN) for pid in watched.family)
         if used <= watched.limit or len(watched.family) == 1:
             return used
