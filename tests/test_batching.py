@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -536,3 +537,42 @@ async def test_fan_out_is_batched_anew_across_requests() -> None:
     assert [reply.tags for reply in replies] == [["X0", "X1", "X2"], [], ["Z0", "Z1", "Z2", "Z3", "Z4"]]
     assert [len(batch) for batch in classifier.batches] == [4, 4]
     assert {text[0] for text in classifier.batches[0]} == {"x", "z"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_under_a_storm_of_calls_each_caller_gets_its_own_and_nothing_is_left(seed: int) -> None:
+    chance = Random(seed)
+
+    class Storm(EchoBase):
+        @batched(max_size=5, pad_by=lambda line: line.number % 3, concurrency=2)
+        async def ping(self, requests: list[Line], context: BatchContext) -> list[Line | ServiceError]:
+            await turns(chance.randint(0, 20))
+            if chance.random() < 0.1:
+                raise ServiceError(Code.UNAVAILABLE, "the whole batch")
+            assert len({request.number % 3 for request in requests}) == 1
+            return [
+                ServiceError(Code.NOT_FOUND, request.text) if request.number % 7 == 0 else Line(text=request.text)
+                for request in requests
+            ]
+
+    async def call(client: EchoClient, number: int) -> str:
+        await turns(chance.randint(0, 30))
+        try:
+            return (await client.ping(Line(text=str(number), number=number), timeout=60)).text
+        except ServiceError as error:
+            return error.message
+
+    service = Storm()
+    dispatcher = Dispatcher(service, timeout=60)
+    transport = LocalTransport(dispatcher)
+    calls = [asyncio.create_task(call(EchoClient(transport), number)) for number in range(120)]
+    gone = set(chance.sample(range(120), 40))
+    for number in gone:
+        await turns(1)
+        calls[number].cancel()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(found[n] in (str(n), "the whole batch") for n in range(120) if n not in gone)
+    await transport.close()
+    await turns()
+    batches = batcher(service)
+    assert (batches.queued, batches.running, dispatcher.in_flight) == (0, 0, 0)

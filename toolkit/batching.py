@@ -163,6 +163,16 @@ class Batcher:
         """What became of the requests; what the latest batches took."""
         return self._waiting.figures
 
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a batch."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Batches that are being run."""
+        return self._waiting.running
+
     def override(self, said: Mapping[str, Any]) -> None:
         """Other limits than the decorator's, before the first call. Raises ValueError."""
         if "max_cost" in said and self._cost is None:

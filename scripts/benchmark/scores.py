@@ -10,20 +10,25 @@ from services.scoring.v1.scoring_toolkit import ScoringBase, Similarity, TextPai
 from toolkit.batching import BatchContext, batched
 from toolkit.context import Context
 
-TEXTS = (
-    "A cat sits on the mat.",
-    "A kitten rests on a rug.",
-    "It's so sunny outside!",
-    "The weather is lovely.",
-    "He drove to the stadium.",
-    "She lit the lamp.",
-    "Where is the station?",
+PHRASES = (
+    "red bicycle",
+    "cheap flights",
+    "train to Rome",
+    "sunny weather",
+    "a grey cat",
+    "broken lamp",
+    "football stadium",
+    "old lighthouse",
+    "fresh bread",
+    "rain tomorrow",
+    "late train",
+    "blue kitchen",
 )
 
 
 def pair(number: int) -> TextPair:
-    """Two short sentences."""
-    return TextPair(a=TEXTS[number % len(TEXTS)], b=TEXTS[(number // len(TEXTS) + 1) % len(TEXTS)])
+    """Two phrases as short as those that people search for: the longer a text, the less a batch can bring."""
+    return TextPair(a=PHRASES[number % len(PHRASES)], b=PHRASES[(number * 5 + 1) % len(PHRASES)])
 
 
 class OneByOne(ScoringBase):
