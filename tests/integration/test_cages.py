@@ -29,6 +29,9 @@ cd {folder}
 bash -c 'echo $$ > /sys/fs/cgroup/scope/cgroup.procs; {python} -m toolkit up graph.yaml; echo "shared: exit $?"' 2>&1
 bash -c 'echo $$ > /sys/fs/cgroup/scope/cgroup.procs; exec {python} -m toolkit up graph.yaml' 2>&1
 echo "alone: exit $?"
+echo 250M > /sys/fs/cgroup/scope/memory.max; echo 0 > /sys/fs/cgroup/scope/memory.swap.max
+bash -c 'echo $$ > /sys/fs/cgroup/scope/cgroup.procs; exec {python} -m toolkit up unlimited.yaml' 2>&1
+echo "container: exit $?"
 echo "left: $(ls -d /sys/fs/cgroup/scope/*/ 2> /dev/null)"
 mount -t proc proc /proc; echo o > /proc/sysrq-trigger; sleep 9
 """
@@ -41,10 +44,11 @@ services:
 
 
 @pytest.mark.skipif(KERNEL is None, reason="there is no kernel to try it in: apt-get install user-mode-linux")
-def test_the_kernel_keeps_the_limit_where_the_cgroup_is_the_launchers_alone(tmp_path: Path) -> None:
+def test_a_kernel_keeps_the_limit_where_it_can_and_is_named_where_it_ends_a_replica(tmp_path: Path) -> None:
     assert KERNEL is not None
     (tmp_path / "hungry.py").write_text(HUNGRY)
     (tmp_path / "graph.yaml").write_text(GRAPH)
+    (tmp_path / "unlimited.yaml").write_text(GRAPH.replace(", resources: {memory: 200MiB}", ""))
     init = tmp_path / "init"
     init.write_text(INIT.format(path=os.environ["PATH"], root=ROOT, folder=tmp_path, python=sys.executable))
     init.chmod(0o755)
@@ -68,9 +72,13 @@ def test_the_kernel_keeps_the_limit_where_the_cgroup_is_the_launchers_alone(tmp_
     errors = [line for line in said if line.startswith("error: ")]
     assert re.match(r"error: entry: out of memory: used 2\d\d(\.\d+)?MiB of resources\.memory 200MiB; raise", errors[0])
     assert errors[1].startswith("error: entry: out of memory: used 200MiB of resources.memory 200MiB; raise it")
-    assert len(errors) == 2
-    assert [line for line in said if line.startswith(("shared: ", "alone: ", "left: "))] == [
+    assert errors[2].startswith(
+        "error: entry: out of memory: the kernel ended it, for this machine or its container has"
+    )
+    assert len(errors) == 3
+    assert [line for line in said if line.startswith(("shared: ", "alone: ", "container: ", "left: "))] == [
         "shared: exit 1",
         "alone: exit 1",
+        "container: exit 1",
         "left: ",
     ]
