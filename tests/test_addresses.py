@@ -20,8 +20,8 @@ REPLICAS = [
 def test_each_replica_has_a_socket_of_its_own() -> None:
     found = choose_addresses(REPLICAS, Path("/tmp/toolkit-abcdefgh"))
     assert found["gpt2"] == (
-        "unix:/tmp/toolkit-abcdefgh/gpt2.0.sock",
-        "unix:/tmp/toolkit-abcdefgh/gpt2.1.sock",
+        "unix:/tmp/toolkit-abcdefgh/gpt2.0.1.sock",
+        "unix:/tmp/toolkit-abcdefgh/gpt2.1.1.sock",
     )
     assert len({address for addresses in found.values() for address in addresses}) == len(REPLICAS)
 
@@ -34,7 +34,7 @@ def test_without_unix_sockets_each_has_a_port() -> None:
     )
 
 
-@pytest.mark.parametrize("length", [10, 36, 37, 60])
+@pytest.mark.parametrize("length", [10, 31, 32, 60])
 def test_the_longest_path_fits_into_a_socket_address(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: True)
     runtime = "/" + "r" * (length - 1)
@@ -43,7 +43,7 @@ def test_the_longest_path_fits_into_a_socket_address(length: int, monkeypatch: p
         len(address) for each in choose_addresses(REPLICAS, base / "toolkit-abcdefgh").values() for address in each
     )
     assert longest - len("unix:") <= MAX_SOCKET_BYTES
-    assert str(base) == (runtime if length <= 36 else "/tmp")
+    assert str(base) == (runtime if length <= 31 else "/tmp")
 
 
 @pytest.mark.parametrize("runtime", [None, "", "run/user", "/does/not/exist"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.control import Control
+from toolkit.control import Addresses, Control
 
 
 @pytest.fixture
@@ -22,6 +22,10 @@ def pair() -> Iterator[tuple[socket.socket, Control]]:
     control = Control(theirs.detach())
     with ours, closing(control):
         yield ours, control
+
+
+def ignore(addresses: Addresses) -> None:
+    pass
 
 
 def events(launcher: socket.socket, count: int) -> list[dict[str, Any]]:
@@ -58,7 +62,7 @@ async def test_events_of_many_threads_are_whole_even_where_the_launcher_is_slow(
 ) -> None:
     """More than the socket holds, sent before anything is read."""
     launcher, control = pair
-    control.on_end(lambda: None)
+    control.listen(ignore, lambda: None)
     phase = "x" * 50_000
 
     def tell(number: int) -> None:
@@ -78,7 +82,7 @@ async def test_events_of_many_threads_are_whole_even_where_the_launcher_is_slow(
 async def test_the_end_of_the_launcher_is_told_once(pair: tuple[socket.socket, Control]) -> None:
     launcher, control = pair
     gone = asyncio.Event()
-    control.on_end(gone.set)
+    control.listen(ignore, gone.set)
     launcher.sendall(b"what a launcher never says")
     launcher.close()
     await gone.wait()
@@ -90,3 +94,32 @@ async def test_events_after_the_launcher_s_end_are_dropped(pair: tuple[socket.so
     control.ready(())
     control.draining()
     assert not control.has_launcher
+
+
+async def test_addresses_are_told_whole_however_they_arrive(pair: tuple[socket.socket, Control]) -> None:
+    launcher, control = pair
+    heard: asyncio.Queue[Addresses] = asyncio.Queue()
+    control.listen(heard.put_nowait, lambda: None)
+    line = json.dumps({"addresses": {"leaf": ["unix:/a", "unix:/b"], "other": []}}).encode() + b"\n"
+    for start in range(0, len(line), 7):
+        launcher.sendall(line[start : start + 7])
+        await asyncio.sleep(0)
+    launcher.sendall(b'{"addresses": {"leaf": []}}\n')
+    assert await heard.get() == {"leaf": ("unix:/a", "unix:/b"), "other": ()}
+    assert await heard.get() == {"leaf": ()}
+
+
+@pytest.mark.parametrize("line", [b"3", b"[]", b"\xff", b'{"addresses": [1]}', b'{"addresses": {"a": 3}}', b'"x"'])
+async def test_what_a_launcher_should_not_say_is_dropped(pair: tuple[socket.socket, Control], line: bytes) -> None:
+    launcher, control = pair
+    heard: asyncio.Queue[Addresses] = asyncio.Queue()
+    control.listen(heard.put_nowait, lambda: None)
+    launcher.sendall(line + b'\n{"addresses": {}}\n')
+    assert await heard.get() == {}
+
+
+def test_a_launcher_that_went_before_it_was_listened_to_is_noticed(pair: tuple[socket.socket, Control]) -> None:
+    launcher, control = pair
+    assert not control.is_over()
+    launcher.close()
+    assert control.is_over()

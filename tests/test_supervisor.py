@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from toolkit.errors import PlacementError
 from toolkit.launcher.document import Key, Place
 from toolkit.launcher.events import (
     Described,
@@ -20,6 +22,8 @@ from toolkit.launcher.events import (
     EventReader,
     Exited,
     Failed,
+    Load,
+    Loaded,
     OutOfMemory,
     Output,
     Progress,
@@ -28,13 +32,14 @@ from toolkit.launcher.events import (
     Waiting,
     parse_event,
 )
+from toolkit.launcher.fleet import Addresses, Launch
 from toolkit.launcher.manifest import Deployment, Graph
 from toolkit.launcher.output import Row
-from toolkit.launcher.supervisor import Launch, Limits, Supervisor
+from toolkit.launcher.supervisor import Limits, Supervisor
 from toolkit.spec import ReplicaSpec
 
 INT, TERM, HUP = Signalled(signal.SIGINT), Signalled(signal.SIGTERM), Signalled(signal.SIGHUP)
-LIMITS = Limits(start_timeout=600.0, drain_timeout=30.0)
+LIMITS = Limits(start_timeout=600.0, drain_timeout=30.0, hang_timeout=1e6)
 CONTRACTS = {"leaf": "t.v1.Leaf", "middle": "t.v1.Middle", "top": "t.v1.Top"}
 HANDLES = {"leaf": {}, "middle": {"leaf": "t.v1.Leaf"}, "top": {"middle": "t.v1.Middle", "leaf": "t.v1.Leaf"}}
 
@@ -68,11 +73,21 @@ class FakeView:
         pass
 
 
+@dataclass(frozen=True)
+class Sleep:
+    """The launcher itself does not run for so long."""
+
+    seconds: float
+
+
+Line = Event | Sleep | float
+
+
 @dataclass
 class FakeProcesses:
     """Replays a script of events and of seconds that pass. Who is asked to go goes at once."""
 
-    script: deque[Event | float]
+    script: deque[Line]
     now: float = 0.0
     broken: tuple[str, ...] = ()
     deaf: tuple[str, ...] = ()
@@ -80,16 +95,28 @@ class FakeProcesses:
     immortal: tuple[str, ...] = ()
     """Those that not even SIGKILL does."""
     running: set[str] = field(default_factory=set)
+    spawned: list[str] = field(default_factory=list)
+    specs: dict[str, ReplicaSpec] = field(default_factory=dict)
+    messages: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
     going: deque[Event] = field(default_factory=deque)
 
     def clock(self) -> float:
         return self.now
 
-    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> None:
+    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> int:
         if name in self.broken:
             raise FileNotFoundError(2, "No such file or directory")
         self.running.add(name)
+        self.spawned.append(name)
+        self.specs[name] = spec
+        return len(self.spawned)
+
+    def tell(self, name: str, message: Mapping[str, Any]) -> None:
+        self.messages.append((name, message))
+
+    def dump(self, name: str) -> None:
+        self.told.append(("dump", name))
 
     def terminate(self, name: str) -> None:
         self.told.append(("terminate", name))
@@ -107,6 +134,9 @@ class FakeProcesses:
             self.going.append(Exited(name, status))
 
     def get(self, timeout: float | None) -> Event | None:
+        if self.script and isinstance(self.script[0], Sleep):
+            self.now += self.script[0].seconds
+            self.script.popleft()
         if self.script and isinstance(self.script[0], float):
             return self._pass_time(timeout)
         if self.going:
@@ -114,7 +144,7 @@ class FakeProcesses:
         if not self.script:
             return self._pass_time(timeout)
         event = self.script.popleft()
-        assert not isinstance(event, float)
+        assert not isinstance(event, float | Sleep)
         if isinstance(event, Exited):
             self.running.discard(event.replica)
         return event
@@ -148,8 +178,26 @@ class Told:
         return [name for verb, name in self.processes.told if verb == "kill"]
 
 
-def graph(names: tuple[str, ...]) -> Graph:
-    services = {name: Deployment(service=f"m:{name.title()}") for name in names}
+def specify(deployment: str, index: int, number: int, **more: Any) -> ReplicaSpec:
+    listen = (f"unix:/{deployment}.{index}.{number}",)
+    return ReplicaSpec(service="m:C", deployment=deployment, replica=index, listen=listen, **more)
+
+
+class FakeStarts:
+    """`leaf#2`, and `leaf.1` for a place that is new."""
+
+    def plan(self, deployment: str, count: int) -> None:
+        if count > 9:
+            raise PlacementError("no room")
+
+    def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
+        name = deployment if not index else f"{deployment}.{index}"
+        spec = specify(deployment, index, number, addresses=addresses, joins=True)
+        return Launch(name=name if number == 1 else f"{name}#{number}", spec=spec, env={})
+
+
+def graph(names: tuple[str, ...], strategy: Literal["rolling", "recreate"] = "rolling") -> Graph:
+    services = {name: Deployment(service=f"m:{name.title()}", strategy=strategy) for name in names}
     places: dict[Key, Place] = {
         ("services", name): Place("graph.yaml", number + 4) for number, name in enumerate(names)
     }
@@ -157,20 +205,21 @@ def graph(names: tuple[str, ...]) -> Graph:
 
 
 def replay(
-    *script: Event | float,
+    *script: Line,
     names: tuple[str, ...] = ("leaf", "middle", "top"),
     replicas: Mapping[str, int] | None = None,
     limits: Limits = LIMITS,
     broken: tuple[str, ...] = (),
     deaf: tuple[str, ...] = (),
     immortal: tuple[str, ...] = (),
+    strategy: Literal["rolling", "recreate"] = "rolling",
 ) -> Told:
     processes = FakeProcesses(deque(script), broken=broken, deaf=deaf, immortal=immortal)
     view = FakeView()
     launches = [
         Launch(
             name=name if count == 1 else f"{name}.{index}",
-            spec=ReplicaSpec(service="m:C", deployment=name, replica=index),
+            spec=specify(name, index, 1),
             env={},
         )
         for name in names
@@ -178,7 +227,14 @@ def replay(
         for index in range(count)
     ]
     supervisor = Supervisor(
-        graph(names), launches, limits=limits, processes=processes, view=view, clock=processes.clock
+        graph(names, strategy),
+        launches,
+        starts=FakeStarts(),
+        limits=limits,
+        processes=processes,
+        view=view,
+        clock=processes.clock,
+        chance=lambda: 0.5,
     )
     return Told(supervisor.run(), view, processes)
 
@@ -203,7 +259,7 @@ def test_one_signal_drains_callers_before_callees_and_exits_0(stop: Signalled) -
 
 
 def test_a_callee_is_asked_only_when_its_callers_are_gone() -> None:
-    told = replay(*UP, INT, 5.0, deaf=("top",), limits=Limits(start_timeout=600.0, drain_timeout=3.0))
+    told = replay(*UP, INT, 5.0, deaf=("top",), limits=replace(LIMITS, drain_timeout=3.0))
     assert told.processes.told == [
         ("terminate", "top"),
         ("kill", "top"),
@@ -249,16 +305,41 @@ def test_a_replica_that_exits_in_silence_is_told_too() -> None:
     assert told.view.complaints == ["leaf: exited with code 3 before it was ready; its last lines are above"]
 
 
-def test_a_replica_that_dies_later_stops_everything() -> None:
-    told = replay(*UP, Exited("middle", -signal.SIGSEGV))
-    assert (told.code, told.terminated) == (1, ["top", "leaf"])
-    assert told.view.complaints == ["middle: was ended by SIGSEGV while it served; its last lines are above"]
+SEGV, NINE = -signal.SIGSEGV, -signal.SIGKILL
 
 
-def test_a_replica_that_the_kernel_killed_is_told_so() -> None:
-    told = replay(*UP, Exited("leaf", -signal.SIGKILL))
+def back(name: str) -> list[Event]:
+    """A replica that joins, from its first word to its readiness."""
+    deployment = name.split("#")[0].split(".")[0]
+    return [Described(name, CONTRACTS[deployment], HANDLES[deployment]), Ready(name, (f"unix:/{name}",))]
+
+
+def test_a_replica_that_dies_starts_again_after_a_pause_and_its_callers_are_told() -> None:
+    told = replay(*UP, Exited("leaf", SEGV), 0.3, *back("leaf#2"), INT)
+    assert told.code == 0
+    assert told.processes.spawned[3:] == ["leaf#2"]
     assert told.view.complaints == [
-        "leaf: was ended by SIGKILL while it served; the kernel does that when memory runs out"
+        "leaf: was ended by SIGSEGV while it served; its last lines are above; starts again in 0.2 s"
+    ]
+    message = {"addresses": {"leaf": ("unix:/leaf.0.2",)}}
+    assert told.processes.messages == [("middle", message), ("top", message)]
+
+
+def test_a_replica_that_joins_is_told_where_the_others_are_now() -> None:
+    told = replay(*UP, Exited("leaf", SEGV), 0.3, *back("leaf#2"), Exited("middle", SEGV), 0.3, *back("middle#2"), INT)
+    spec = told.processes.specs["middle#2"]
+    assert spec.joins
+    assert spec.addresses["leaf"] == ("unix:/leaf.0.2",)
+
+
+def test_callers_of_several_are_told_at_once_who_is_gone() -> None:
+    names = ("leaf.0", "leaf.1", "middle", "top")
+    told = replay(
+        *described(*names), *ready(*names), Exited("leaf.1", NINE), 0.3, *back("leaf.1#2"), INT, replicas={"leaf": 2}
+    )
+    assert [message["addresses"]["leaf"] for name, message in told.processes.messages if name == "top"] == [
+        ("unix:/leaf.0.1",),
+        ("unix:/leaf.0.1", "unix:/leaf.1.2"),
     ]
 
 
@@ -282,17 +363,89 @@ def test_a_replica_that_the_kernel_killed_is_told_so() -> None:
     ],
 )
 def test_what_runs_out_of_memory_is_told_as_such(event: OutOfMemory, expected: str) -> None:
-    told = replay(*UP, event, Exited("leaf", -signal.SIGKILL))
+    told = replay(*UP, event, Exited("leaf", NINE), 0.3, *back("leaf#2"), INT, deaf=("leaf",))
+    assert told.code == 0
+    assert told.view.complaints == [f"{expected}; starts again in 0.2 s"]
+
+
+@pytest.mark.parametrize("reach", [described("leaf"), []])
+def test_what_runs_out_of_memory_while_it_loads_is_not_tried_again(reach: list[Event]) -> None:
+    told = replay(*described("middle", "top"), *reach, OutOfMemory("leaf"), Exited("leaf", NINE))
     assert told.code == 1
-    assert told.view.complaints == [expected]
+    assert [each[:20] for each in told.view.complaints] == ["leaf: out of memory:"]
+
+
+def test_a_replica_that_the_kernel_killed_is_told_so() -> None:
+    told = replay(*UP, Exited("leaf", NINE), INT)
+    assert told.view.complaints[0].startswith(
+        "leaf: was ended by SIGKILL while it served; the kernel does that when memory runs out"
+    )
 
 
 @pytest.mark.parametrize("last", [[], [Draining("middle")]])
-def test_a_replica_that_leaves_unasked_is_a_failure_even_with_status_0(last: list[Event]) -> None:
-    told = replay(*UP, *last, Exited("middle", 0))
-    assert told.code == 1
+def test_a_replica_that_leaves_unasked_is_started_again_even_with_status_0(last: list[Event]) -> None:
+    told = replay(*UP, *last, Exited("middle", 0), 0.3, *back("middle#2"), INT)
+    assert told.code == 0
     assert len(told.view.complaints) == 1
+
+
+def test_a_replica_that_dies_too_often_is_given_up_and_takes_the_graph_down() -> None:
+    deaths: list[Event | float] = []
+    for number in range(2, 7):
+        deaths += [4.0, *back(f"leaf#{number}"), Exited(f"leaf#{number}", 3)]
+    told = replay(*UP, Exited("leaf", 3), *deaths)
+    assert told.code == 1
+    pauses = [line.rpartition("in ")[2] for line in told.view.complaints if "starts again" in line]
+    assert pauses == ["0.2 s", "0.4 s", "0.8 s", "1.6 s", "3.2 s"]
+    assert told.view.complaints[-1].endswith("5 restarts within 300 s are spent")
     assert not told.processes.running
+
+
+def test_one_of_several_that_is_given_up_leaves_the_others_serving() -> None:
+    up = [*described("leaf.0", "leaf.1"), *ready("leaf.0", "leaf.1")]
+    story = [Exited("leaf.1", 3), 0.3, Failed("leaf.1#2", "no such model"), Exited("leaf.1#2", 1), 1000.0]
+    told = replay(*up, *story, INT, names=("leaf",), replicas={"leaf": 2})
+    assert told.code == 0
+    assert told.processes.spawned == ["leaf.0", "leaf.1", "leaf.1#2"]
+    assert told.view.complaints[1:] == ["leaf.1#2: no such model", "leaf goes on with 1"]
+
+
+def test_a_start_that_fails_is_not_tried_again() -> None:
+    told = replay(*UP, Exited("leaf", 3), 0.3, Failed("leaf#2", "importing m failed"), Exited("leaf#2", 1))
+    assert (told.code, told.view.complaints[1:]) == (1, ["leaf#2: importing m failed"])
+
+
+HANG = replace(LIMITS, hang_timeout=10.0)
+
+
+def beats(seconds: float, *names: str) -> list[Event | float]:
+    """Each replica says every second that it is well."""
+    return [each for _ in range(int(seconds)) for each in (1.0, *(Load(name, 0, 0, 0.0) for name in names))]
+
+
+def test_a_replica_whose_event_loop_does_not_turn_shows_where_is_killed_and_replaced() -> None:
+    told = replay(*UP, *beats(11, "middle", "top"), *back("leaf#2"), INT, limits=HANG)
+    assert told.processes.told[:2] == [("dump", "leaf"), ("kill", "leaf")]
+    assert "its event loop has not turned for 10 s" in told.view.complaints[0]
+    assert "asyncio.to_thread" in told.view.complaints[0]
+    assert told.processes.spawned[3:] == ["leaf#2"]
+    assert told.code == 0
+
+
+def test_a_replica_that_says_that_it_is_well_is_left_alone() -> None:
+    told = replay(*UP, *beats(100, *ALL), INT, limits=HANG)
+    assert (told.code, told.view.complaints, told.killed) == (0, [], [])
+
+
+def test_a_launcher_that_was_stopped_for_a_minute_blames_nobody() -> None:
+    """Its clock went on, and all that the replicas said meanwhile comes afterwards."""
+    told = replay(*UP, *beats(5, *ALL), Sleep(60.0), *beats(20, *ALL), INT, limits=HANG)
+    assert (told.code, told.view.complaints, told.killed) == (0, [], [])
+
+
+def test_a_launcher_that_was_stopped_gives_a_start_and_a_drain_their_time() -> None:
+    told = replay(*described(*ALL), Sleep(700.0), *ready(*ALL), INT, Sleep(60.0), Exited("top", 0), deaf=("top",))
+    assert (told.code, told.view.complaints, told.killed) == (0, [], [])
 
 
 def test_a_process_that_cannot_be_started_takes_the_others_down() -> None:
@@ -386,10 +539,9 @@ def test_sigterm_may_end_a_replica_that_has_no_handler_yet() -> None:
 
 
 def test_the_first_reason_counts() -> None:
-    told = replay(*UP, Exited("leaf", 1), INT, deaf=("top",))
-    assert told.code == 130
-    told = replay(*UP, Exited("leaf", 1), deaf=("top",))
-    assert told.code == 1
+    up = [*described(*ALL), *ready("top"), Failed("leaf", "no")]
+    assert replay(*up, INT, deaf=("top",)).code == 130
+    assert replay(*up, deaf=("top",)).code == 1
 
 
 def test_replicas_of_a_deployment_count_one_by_one() -> None:
@@ -415,7 +567,8 @@ def test_events_are_read_from_lines() -> None:
     text = (
         b'{"event":"described","contract":"t.v1.T","handles":{"x":"t.v1.X"}}\n'
         b'{"event":"progress","phase":"p","done":3,"total":null}\n{"event":"waiting","for":["x"]}\n'
-        b'{"event":"ready","addresses":["unix:/x"]}\n{"event":"failed","message":"m"}\n{"event":"draining"}\n'
+        b'{"event":"ready","addresses":["unix:/x"]}\n{"event":"load","running":1,"queued":2,"wait":0.5}\n'
+        b'{"event":"loaded","files":["/a.py"]}\n{"event":"failed","message":"m"}\n{"event":"draining"}\n'
     )
     found = [event for start in range(0, len(text), 7) for event in reader.feed(text[start : start + 7])]
     assert found == [
@@ -423,6 +576,8 @@ def test_events_are_read_from_lines() -> None:
         Progress("a", "p", 3, None),
         Waiting("a", ("x",)),
         Ready("a", ("unix:/x",)),
+        Load("a", 1, 2, 0.5),
+        Loaded("a", ("/a.py",)),
         Failed("a", "m"),
         Draining("a"),
     ]
@@ -454,7 +609,7 @@ def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
         parse_event("a", line)
 
 
-@pytest.mark.parametrize("flood", [b"x" * 200_000, b"x" * 200_000 + b"\n", b"nonsense\n" * 10])
+@pytest.mark.parametrize("flood", [b"x" * 300_000, b"x" * 300_000 + b"\n", b"nonsense\n" * 10])
 def test_what_breaks_the_protocol_fails_the_replica_once(flood: bytes) -> None:
     reader = EventReader("a")
     found = [event for start in range(0, len(flood), 4096) for event in reader.feed(flood[start : start + 4096])]

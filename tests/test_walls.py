@@ -22,18 +22,19 @@ export.write
 export.dockerfile export.kubernetes export.swarm
 export.compose
 export.plan export.yaml_text
-launcher.up
-launcher.supervisor launcher.inspector launcher.addresses
-launcher.specify
-launcher.trust
+launcher.up launcher.attach
+launcher.supervisor launcher.inspector launcher.addresses launcher.desk
+launcher.specify launcher.requests launcher.picture
+launcher.trust launcher.fleet
 launcher.placement launcher.edges launcher.inventory launcher.schema
 launcher.cores launcher.refusals
 launcher.devices
-launcher.manifest launcher.processes launcher.live
+launcher.manifest launcher.processes launcher.live launcher.record
 launcher.layers
 launcher.memory
 launcher.cages
-launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.lifecycle launcher.lines launcher.output
+launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.guardian launcher.lifecycle
+launcher.lines launcher.output launcher.ports launcher.restarts launcher.scaling launcher.state
 launcher.hints launcher.security launcher.sizes
 project.certs project.generate project.scaffold
 replica testing call
@@ -52,7 +53,8 @@ policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
 blocking limits listening ensemble
-credentials ending errors deadline healthcheck handshake method spec wire message affinity control memory probe tasks
+credentials ending errors deadline healthcheck handshake method spec wire message affinity control lifeline memory probe
+tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""
 

@@ -12,17 +12,41 @@ from typing import Annotated, Any
 import typer
 
 import toolkit
-from toolkit.errors import GraphError, PlacementError, ServiceError, ToolkitError
+from toolkit.errors import (
+    ConflictError,
+    GraphError,
+    NotRunningError,
+    PlacementError,
+    RunningError,
+    ServiceError,
+    ToolkitError,
+)
 from toolkit.spec import Outgoing, ReplicaSpec
 
-EXIT_CODES: dict[type[Exception], int] = {GraphError: 2, PlacementError: 3}
+EXIT_CODES: dict[type[Exception], int] = {
+    GraphError: 2,
+    PlacementError: 3,
+    ConflictError: 5,
+    RunningError: 6,
+    NotRunningError: 7,
+}
 """Of what is wrong before the first call; everything else is 1."""
 _DEFAULTS = ReplicaSpec(service="")
 
 app = typer.Typer(
     name="toolkit",
     help="Compose machine-learning models as typed gRPC microservices.",
-    epilog="\b\nStart here:\n  toolkit new my_project && cd my_project && toolkit generate && toolkit up graph.yaml",
+    epilog="""\b
+Start here:
+  toolkit new my_project && cd my_project && toolkit generate && toolkit up graph.yaml
+
+\b
+Exit codes:
+  0  done                                   5  a port or folder is taken
+  1  it failed                              6  the graph is up already
+  2  the command or a file is wrong         7  the graph is not up
+  3  the machine lacks what is asked for    8  calls were cut off at the end
+  4  not ready in time                      130, 143  killed by a second Ctrl-C, SIGTERM""",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -74,10 +98,12 @@ Assignments = Annotated[
     epilog="""\b
 Exit codes:
   0    stopped by Ctrl-C or SIGTERM, every call finished
-  1    a replica failed, or died later
+  1    a replica could not start, or was given up after it had died too often
   2    the graph file, or the command, is wrong
   3    this machine lacks a device that the graph asks for
   4    not ready within --start-timeout
+  5    a port is taken, or the state folder cannot be written
+  6    it is up already
   8    calls were still in flight after --drain-timeout; their replicas were killed
   130  killed by a second Ctrl-C; 143 by a second SIGTERM, 129 by a second SIGHUP
 
@@ -87,11 +113,25 @@ Examples:
   toolkit up graph.yaml --start-timeout 20m
   toolkit up graph.yaml -f production.yaml --set gpt2.replicas=2 --set gpt2.args.temperature=0.9
   toolkit up graph.yaml --dry-run --fake-gpus 2x24GiB
+  toolkit up graph.yaml -d --wait
+  toolkit up graph.yaml classifier     this one, and what it calls
   NO_COLOR=1 toolkit up graph.yaml 2> up.log
 """
 )
 def up(
     file: GraphFile,
+    services: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SERVICE]...", help="These alone, and what they call.", show_default=False),
+    ] = None,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Leave it running, and return.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="With -d: return when all is ready.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Each event as a line of JSON, on standard output; with -d as ps --json does."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors alone; toolkit logs has the rest.")] = False,
+    no_deps: Annotated[bool, typer.Option("--no-deps", help="Leave out what the named SERVICEs call.")] = False,
     override: Overrides = None,
     assign: Assignments = None,
     start_timeout: Annotated[
@@ -106,6 +146,9 @@ def up(
     fake_gpus: Annotated[
         str, typer.Option(metavar="NxSIZE", help="Plan as if the machine had these GPUs and no others.")
     ] = "",
+    hang_timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="A replica whose event loop stands still for so long is replaced.")
+    ] = "10s",
 ) -> None:
     """Bring up a graph on this machine, watch it, and take it down.
 
@@ -114,21 +157,217 @@ def up(
     What -f and --set say is laid over the graph file: mappings are merged key by key, everything else is replaced, and ~
     takes a key away.
     """
+    from toolkit.launcher.edges import find_edges, select
+    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.inventory import find_machine
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.supervisor import Limits
-    from toolkit.launcher.up import show_plan
+    from toolkit.launcher.up import Style, show_plan
     from toolkit.launcher.up import up as run_up
 
     limits = Limits(
         start_timeout=_duration("--start-timeout", start_timeout),
         drain_timeout=_duration("--drain-timeout", drain_timeout),
+        hang_timeout=_duration("--hang-timeout", hang_timeout),
     )
     graph = load_graph(file, override or (), assign or ())
+    if services:
+        graph = select(graph, services, {} if no_deps else find_edges(graph, check_edges(graph)))
     machine = find_machine(os.environ, _fake_gpus(fake_gpus) if fake_gpus else None)
     if dry_run:
         return show_plan(graph, machine, stream=sys.stdout, environ=os.environ)
-    raise typer.Exit(run_up(graph, machine, limits, stream=sys.stderr, environ=os.environ))
+    if detach:
+        raise typer.Exit(_detach(file, wait=wait, as_json=as_json))
+    style: Style = "json" if as_json else "quiet" if quiet else "full"
+    stream = sys.stdout if as_json else sys.stderr
+    raise typer.Exit(run_up(graph, machine, limits, stream=stream, environ=os.environ, style=style))
+
+
+def _detach(file: Path, *, wait: bool, as_json: bool) -> int:
+    """The same command once more, in a process of its own."""
+    from toolkit.launcher.attach import read_said, start_detached
+    from toolkit.launcher.desk import ask
+
+    ours = ("-d", "--detach", "--wait", "--json", "--quiet")
+    arguments = ["up", "--quiet", *(each for each in sys.argv[2:] if each not in ours)]
+    code, said = start_detached(file, arguments, os.environ)
+    if code == 0 and wait:
+        socket, answer = said, ask(said, {"do": "wait"})
+        code = answer["code"]
+        said = read_said(file, os.environ) if code else socket
+    if code:
+        typer.echo(said, err=True, nl=False)
+        return code
+    if as_json:
+        _print_rows(said, as_json=True)
+    else:
+        typer.echo(f"{'ready' if wait else 'starting'}: {file}; see toolkit ps, toolkit logs -f, toolkit down")
+    return 0
+
+
+GraphOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--graph",
+        metavar="FILE",
+        help="Its graph file; default: graph.yaml, or the only one that is up.",
+        show_default=False,
+    ),
+]
+_RUNNING_CODES = """\b
+Exit codes:
+  0  done
+  1  it could not be done; what ran goes on
+  2  the command is wrong
+  7  the graph is not up
+"""
+
+
+@app.command(
+    epilog=_RUNNING_CODES
+    + """
+\b
+Examples:
+  toolkit ps
+  toolkit ps --json | jq -r 'select(.state != "ready") | .name'
+"""
+)
+def ps(
+    graph: GraphOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object a line and replica.")] = False,
+) -> None:
+    """Show the replicas of a running graph."""
+    from toolkit.launcher.state import find_run
+
+    _print_rows(find_run(graph, os.environ)[1].socket, as_json=as_json)
+
+
+@app.command(
+    epilog="""\b
+Exit codes:
+  0  done
+  2  the command is wrong
+  7  the graph is not up, and never was
+
+\b
+Examples:
+  toolkit logs -f
+  toolkit logs gpt2 --since 10m
+  toolkit logs gpt2 --previous     what it said before it was restarted
+"""
+)
+def logs(
+    services: Annotated[
+        list[str] | None, typer.Argument(metavar="[SERVICE]...", help="Deployments or replicas; default: all.")
+    ] = None,
+    graph: GraphOption = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the graph is down.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only what was said in the last 10m.", show_default=False)
+    ] = None,
+    previous: Annotated[bool, typer.Option("--previous", help="Of replicas that were replaced since.")] = False,
+) -> None:
+    """Print what a graph said, now or when it was last up."""
+    import time
+
+    from toolkit.launcher.attach import show_logs
+    from toolkit.launcher.output import PlainView, wants_colour
+    from toolkit.launcher.state import find_folder
+
+    view = PlainView(sys.stdout, (), is_coloured=wants_colour(sys.stdout, os.environ), clock=time.monotonic)
+    after = None if since is None else time.time() - _duration("--since", since)
+    folder = find_folder(graph, os.environ)
+    show_logs(folder, view, services or (), follow=follow, since=after, previous=previous)
+
+
+@app.command(
+    epilog=_RUNNING_CODES
+    + """
+\b
+Examples:
+  toolkit restart gpt2
+  toolkit restart
+"""
+)
+def restart(
+    services: Annotated[
+        list[str] | None, typer.Argument(metavar="[SERVICE]...", help="Deployments; default: all.")
+    ] = None,
+    graph: GraphOption = None,
+) -> None:
+    """Replace replicas by new ones; no call is lost.
+
+    One after the other: each new one is ready before an old one leaves, unless the graph file says strategy: recreate. One
+    that cannot start leaves the old one serving.
+    """
+    _ask(graph, {"do": "restart", "services": services or []})
+
+
+@app.command(
+    epilog=_RUNNING_CODES
+    + """
+\b
+Example:
+  toolkit scale gpt2=3 classifier=2
+"""
+)
+def scale(
+    counts: Annotated[list[str], typer.Argument(metavar="SERVICE=N...", help="How many replicas each shall have.")],
+    graph: GraphOption = None,
+) -> None:
+    """Run more replicas of a deployment, or fewer."""
+    found: dict[str, int] = {}
+    for text in counts:
+        name, _, count = text.partition("=")
+        if not name or not count.isdecimal():
+            raise typer.BadParameter(f"{text}: write SERVICE=N, as in gpt2=3")
+        found[name] = int(count)
+    _ask(graph, {"do": "scale", "counts": found})
+
+
+@app.command(
+    epilog="""\b
+Exit codes:
+  0  it is down, or was not up
+  8  calls were still in flight after --drain-timeout; their replicas were killed
+
+\b
+Example:
+  toolkit down
+"""
+)
+def down(graph: GraphOption = None) -> None:
+    """Drain a running graph, callers before callees, and take it down."""
+    from toolkit.launcher.attach import take_down
+    from toolkit.launcher.state import find_run
+
+    try:
+        folder, run = find_run(graph, os.environ)
+    except NotRunningError as error:
+        typer.echo(str(error).partition(";")[0], err=True)
+        return
+    raise typer.Exit(take_down(run, folder))
+
+
+def _ask(graph: Path | None, request: dict[str, Any]) -> None:
+    """Ask a running graph for something, and end as it says."""
+    from toolkit.launcher.desk import ask
+    from toolkit.launcher.state import find_run
+
+    answer = ask(find_run(graph, os.environ)[1].socket, request)
+    for line in str(answer.get("error", "")).splitlines():
+        typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(answer["code"])
+
+
+def _print_rows(socket: str, *, as_json: bool) -> None:
+    import json
+
+    from toolkit.launcher.attach import read_rows, render_table
+
+    rows = read_rows(socket)
+    for line in map(json.dumps, rows) if as_json else render_table(rows):
+        typer.echo(line)
 
 
 @app.command(

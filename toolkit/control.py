@@ -1,13 +1,18 @@
-"""A replica's side of the socket to its launcher: events out as JSON lines; its end means that the launcher is gone."""
+"""A replica's side of the socket to its launcher: JSON lines both ways; its end means that the launcher is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+log = logging.getLogger("toolkit")
+Addresses = Mapping[str, tuple[str, ...]]
+"""Deployment → where its replicas listen now."""
 
 
 class Control:
@@ -18,6 +23,8 @@ class Control:
         self._lock = threading.Lock()
         self.has_launcher = fd is not None
         """Somebody hears the events."""
+        self.is_replaced = False
+        """Another replica has taken over, its ports included."""
 
     def close(self) -> None:
         if self._socket is not None:
@@ -35,21 +42,45 @@ class Control:
     def ready(self, addresses: tuple[str, ...]) -> None:
         self._send({"event": "ready", "addresses": addresses})
 
+    def load(self, running: int, queued: int, wait: float) -> None:
+        """Calls that run and that wait, and the seconds that a new one would wait. Said every second: it is also how the
+        launcher knows that the event loop turns.
+        """
+        self._send({"event": "load", "running": running, "queued": queued, "wait": wait})
+
+    def loaded(self, files: Iterable[str]) -> None:
+        self._send({"event": "loaded", "files": list(files)})
+
     def failed(self, message: str) -> None:
         self._send({"event": "failed", "message": message})
 
     def draining(self) -> None:
         self._send({"event": "draining"})
 
-    def on_end(self, gone: Callable[[], None]) -> None:
-        """Call `gone` once, in the event loop, when the launcher's end closes."""
+    def is_over(self) -> bool:
+        """Whether the launcher's end is closed already."""
+        if self._socket is None:
+            return False
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def listen(self, moved: Callable[[Addresses], None], gone: Callable[[], None]) -> None:
+        """From now on call `moved` in the event loop with what the launcher says of addresses, and `gone` once, when its end
+        closes.
+        """
         if self._socket is None:
             return
         loop, control = asyncio.get_running_loop(), self._socket
+        rest = b""
 
         def readable() -> None:
+            nonlocal rest
             try:
-                data = control.recv(4096, socket.MSG_DONTWAIT)
+                data = control.recv(65536, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -57,8 +88,23 @@ class Control:
             if not data:
                 loop.remove_reader(control)
                 gone()
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._heard(line, moved)
 
         loop.add_reader(control, readable)
+
+    def _heard(self, line: bytes, moved: Callable[[Addresses], None]) -> None:
+        """What is not understood is logged and dropped: a launcher says nothing that a replica could not go on without."""
+        try:
+            said = json.loads(line)
+            self.is_replaced = self.is_replaced or said.get("replaced") is True
+            addresses = {str(name): tuple(map(str, found)) for name, found in said.get("addresses", {}).items()}
+        except (ValueError, TypeError, AttributeError):
+            log.warning("the launcher said what nobody here understands: %r", line[:80])
+            return
+        moved(addresses)
 
     def _send(self, event: Mapping[str, Any]) -> None:
         line = json.dumps(event).encode() + b"\n"
@@ -67,4 +113,4 @@ class Control:
                 try:
                     self._socket.sendall(line)
                 except OSError:
-                    self.has_launcher = False  # on_end deals with that
+                    self.has_launcher = False  # `gone` deals with that

@@ -133,6 +133,12 @@ class Dispatcher:
                 self._door.leave(seconds, is_late=is_late, kind=method.path)
                 self._leave()
 
+    @property
+    def load(self) -> tuple[int, int, float]:
+        """Calls that run, calls that wait for a turn, and about how many seconds a new one would wait."""
+        admission = self._door.admission
+        return admission.running, admission.queued, admission.wait
+
     async def wait_idle(self, timeout: float) -> bool:
         """Return once no call is being handled; False when some still are after `timeout` seconds."""
         self._idle.clear()

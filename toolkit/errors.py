@@ -91,6 +91,18 @@ class PlacementError(ToolkitError):
     """The machine lacks what the graph asks for."""
 
 
+class ConflictError(ToolkitError):
+    """A port or a folder that a graph needs is somebody else's. `str()` is one line a problem."""
+
+
+class RunningError(ToolkitError):
+    """The graph is up already."""
+
+
+class NotRunningError(ToolkitError):
+    """The graph is not up."""
+
+
 class GenerateError(ToolkitError):
     """A .proto cannot be generated from. `str()` is one line a problem: `path:line:col: message`."""
 

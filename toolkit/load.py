@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Mapping
 from inspect import Parameter, signature
+from pathlib import Path
+from site import getsitepackages
 from typing import Any
 
 from toolkit.batching import batched_methods
@@ -70,6 +72,18 @@ def constructor_arguments(service: type[Service], args: Mapping[str, Any], devic
     if missing:
         raise StartError(f"{service.__name__} needs {', '.join(missing)}: give it under `args`, or with --args")
     return found
+
+
+def project_files() -> list[str]:
+    """The files of the working directory that are imported by now; nothing of what is installed."""
+    own = Path.cwd().resolve()
+    installed = [Path(each).resolve() for each in {sys.prefix, *getsitepackages()}]
+    files = {
+        Path(path).resolve() for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))
+    }
+    return sorted(
+        str(path) for path in files if path.is_relative_to(own) and not any(map(path.is_relative_to, installed))
+    )
 
 
 def told(error: BaseException) -> str:

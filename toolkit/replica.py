@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import faulthandler
 import gc
 import json
 import logging
@@ -25,12 +26,13 @@ from toolkit.affinity import run_on
 from toolkit.client import Client
 from toolkit.connect import pool
 from toolkit.contract import check_contract
-from toolkit.control import Control
+from toolkit.control import Addresses, Control
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
 from toolkit.inspect import describe
+from toolkit.lifeline import die_with_parent
 from toolkit.limits import MessageLimits
-from toolkit.load import constructor_arguments, load_service, told
+from toolkit.load import constructor_arguments, load_service, project_files, told
 from toolkit.memory import keep_freed_memory
 from toolkit.policy.admission import AdmissionOptions
 from toolkit.policy.hedge import HedgeOptions
@@ -38,7 +40,7 @@ from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
 from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_target
-from toolkit.tasks import in_daemon_thread
+from toolkit.tasks import in_daemon_thread, wait_closed
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import AHEAD, GrpcTransport
 from toolkit.transport.pool import HandleOptions, PoolTransport
@@ -47,32 +49,61 @@ log = logging.getLogger("toolkit")
 DRAIN_INCOMPLETE = 8
 CHECK_AGAIN_AFTER: Final = 0.1
 CHECK_TIMEOUT: Final = 5.0
+LOAD_INTERVAL: Final = 1.0
+"""Seconds between two words to the launcher about the calls at hand."""
 
 
 async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
     """Serve until told to stop. Returns how many calls its end cut off. Raises StartError where it cannot start."""
-    stop = _stop_signal(control)
+    stop = _stop_signal()
     check_exposure(spec.listen, spec.incoming, insecure=spec.insecure)
     handles = _connect(spec, dependencies(service))
+    control.listen(lambda addresses: _follow(spec, handles, addresses), lambda: os._exit(1))  # nobody waits for a drain
     limits = _limits(spec, spec.deployment)
-    server = Server(service.__contract__, limits=limits, reflect=spec.reflection, incoming=spec.incoming)
+    server = Server(
+        service.__contract__,
+        limits=limits,
+        reflect=spec.reflection,
+        incoming=spec.incoming,
+        shares_ports=spec.shares_ports,
+    )
     async with AsyncExitStack() as stack:
         for transport in handles.values():
             stack.push_async_callback(transport.close)
-        addresses = await server.listen(spec.listen)
+        stack.push_async_callback(server.drain, 0)
+        addresses = () if spec.joins else await server.listen(spec.listen)
         if not control.has_launcher:
             _announce(handles)
-        stack.push_async_callback(server.drain, 0)
         start = asyncio.create_task(_start(spec, service, handles, control, stack))
         if not await _first(start, stop, spec.start_timeout, handles):
             return 0
         gc.freeze()  # what was loaded stays: no collection needs to look at it again
-        await server.open(_dispatcher(spec, start.result()))
+        dispatcher = _dispatcher(spec, start.result())
+        addresses = addresses or await server.listen(spec.listen)
+        await server.open(dispatcher)
+        if spec.reports_files:
+            control.loaded(project_files())
         control.ready(addresses)
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))
+        telling = asyncio.create_task(_tell_load(control, dispatcher))
         await stop.wait()
+        await wait_closed(telling)
         control.draining()
-        return await server.drain(spec.drain_timeout)
+        return await server.drain(spec.drain_timeout, is_replaced=control.is_replaced)
+
+
+def _follow(spec: ReplicaSpec, handles: Mapping[str, PoolTransport], addresses: Addresses) -> None:
+    """Replicas of those that we call have come or gone."""
+    for name, found in handles.items():
+        moved = addresses.get(spec.bind.get(name, name))
+        if moved is not None:
+            found.set_addresses(moved)
+
+
+async def _tell_load(control: Control, dispatcher: Dispatcher) -> None:
+    while control.has_launcher:
+        control.load(*dispatcher.load)
+        await asyncio.sleep(LOAD_INTERVAL)
 
 
 def _dispatcher(spec: ReplicaSpec, service: Service) -> Dispatcher:
@@ -97,7 +128,7 @@ async def _start(
 ) -> Service:
     """The service, loaded and entered, once all of its handles serve what it expects."""
     clients = dependencies(service)
-    checks = [check for name, found in handles.items() for check in _checks(name, clients[name], found)]
+    checks = [_check(name, clients[name], found) for name, found in handles.items()]
     bound = {name: clients[name](transport, spec.bind.get(name, name)) for name, transport in handles.items()}
     args = constructor_arguments(service, spec.args, spec.device)
     reporter.set(control.progress)
@@ -110,7 +141,7 @@ async def _start(
         await stack.enter_async_context(instance)
     if handles:
         control.waiting(sorted(handles))
-        await asyncio.gather(*(found.wait_ready() for found in handles.values()))
+        await asyncio.gather(*(found.wait_ready() for found in handles.values() if found.transports))
     return instance
 
 
@@ -130,10 +161,12 @@ def _told_as(what: str) -> Iterator[None]:
         raise StartError(f"{what}: {told(error)}") from error
 
 
-def _checks(name: str, client: type[Client], handle: PoolTransport) -> list[Coroutine[Any, Any, None]]:
+async def _check(name: str, client: type[Client], handle: PoolTransport) -> None:
+    """Return once those that the handle reaches serve what it expects."""
     if handle.has_names:
-        return [_check_first(name, client, handle)]
-    return [_check(name, client, transport) for transport in handle.transports.values()]
+        await _check_first(name, client, handle)
+    else:
+        await _check_all(name, client, handle)
 
 
 async def _check_first(name: str, client: type[Client], handle: PoolTransport) -> None:
@@ -143,13 +176,29 @@ async def _check_first(name: str, client: type[Client], handle: PoolTransport) -
         for address in [replica.address for replica in handle.replicas if replica.is_present]:
             try:
                 async with asyncio.timeout(CHECK_TIMEOUT):
-                    return await _check(name, client, handle.transports[address])
+                    return await _check_one(name, client, handle.transports[address])
             except TimeoutError:
                 break  # it went in this very moment
         await asyncio.sleep(CHECK_AGAIN_AFTER)
 
 
-async def _check(name: str, client: type[Client], transport: Transport) -> None:
+async def _check_all(name: str, client: type[Client], handle: PoolTransport) -> None:
+    """Those that the launcher takes away meanwhile need not answer."""
+    checked: set[str] = set()
+    while missing := [address for address in handle.transports if address not in checked]:
+        address = missing[0]
+        check = asyncio.create_task(_check_one(name, client, handle.transports[address]))
+        try:
+            while not check.done() and address in handle.transports:
+                await asyncio.wait([check], timeout=CHECK_AGAIN_AFTER)
+            if check.done():
+                check.result()
+        finally:
+            await wait_closed(check)
+        checked.add(address)
+
+
+async def _check_one(name: str, client: type[Client], transport: Transport) -> None:
     assert isinstance(transport, GrpcTransport)  # what `_connect` makes
     address = ", ".join(transport.addresses)
     is_checked = False
@@ -222,12 +271,11 @@ def _limits(spec: ReplicaSpec, deployment: str) -> MessageLimits:
     return MessageLimits(spec.max_message_bytes, spec.message_limits.get(deployment, {}))
 
 
-def _stop_signal(control: Control) -> asyncio.Event:
+def _stop_signal() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    control.on_end(lambda: os._exit(1))  # nobody is left who would wait for a drain
     return stop
 
 
@@ -257,6 +305,12 @@ def main() -> None:
     control = Control(spec.control_fd)
     if spec.cores and not run_on(spec.cores):
         log.warning("cannot be bound to the cores %s; it runs on all that it may", spec.cores)
+    if control.has_launcher:
+        die_with_parent()
+        if control.is_over():  # it went before we could say so
+            os._exit(1)
+        faulthandler.enable()
+        faulthandler.register(signal.SIGQUIT)  # the launcher asks a replica that hangs where it is
     if keep_freed_memory():
         log.info(
             "malloc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD set to 1 GiB, so that large messages cause no page faults"

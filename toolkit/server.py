@@ -84,9 +84,16 @@ class Server:
     """Serves a contract: `listen`, then `open` once there is a service to answer, and `drain` at the end."""
 
     def __init__(
-        self, contract: Contract, *, limits: MessageLimits, reflect: bool = False, incoming: Incoming = EVERYBODY
+        self,
+        contract: Contract,
+        *,
+        limits: MessageLimits,
+        reflect: bool = False,
+        incoming: Incoming = EVERYBODY,
+        shares_ports: bool = False,
     ) -> None:
         self.contract = contract
+        self._shares_ports = shares_ports
         self._limits = limits
         self._dispatcher: Dispatcher | None = None
         self._readings = Readings()
@@ -94,7 +101,7 @@ class Server:
         self._health = _Health()
         self._server = grpc.aio.server(
             interceptors=guards(incoming, self._health),
-            options=[*_options(limits.largest(contract)), *guarded_options(incoming)],
+            options=[*_options(limits.largest(contract), shares_ports), *guarded_options(incoming)],
         )
         handlers = {method.name: self._handler(method) for method in contract.methods}
         generic = grpc.method_handlers_generic_handler(contract.name, handlers)
@@ -116,13 +123,17 @@ class Server:
         self._dispatcher = dispatcher
         await self._set_health(SERVING)
 
-    async def drain(self, timeout: float) -> int:
+    async def drain(self, timeout: float, *, is_replaced: bool = False) -> int:
         """Refuse new calls, let those in flight finish for at most `timeout` seconds, then cancel them. Returns how many
         had to be cancelled.
+
+        `is_replaced`: somebody else listens on our ports already. Then callers are not told that nobody serves here: they
+        connect anew, and never notice.
         """
-        await self._health.enter_graceful_shutdown()
-        if self._health.watching:
-            await asyncio.sleep(min(LAME_DUCK, timeout))
+        if not is_replaced:
+            await self._health.enter_graceful_shutdown()
+            if self._health.watching:
+                await asyncio.sleep(min(LAME_DUCK, timeout))
         refusing = asyncio.create_task(self._server.stop(None if not timeout else timeout + LAST_SECONDS))
         left = 0
         if self._dispatcher is not None and not await self._dispatcher.wait_idle(timeout):
@@ -133,7 +144,8 @@ class Server:
         return left
 
     def _bind(self, address: str) -> str:
-        check_free(address)
+        if not self._shares_ports or address.startswith("unix:"):
+            check_free(address)
         credentials = server_credentials(self._incoming)  # each port has its own: gRPC tells a change to one only
         try:
             if credentials is None:
@@ -211,9 +223,9 @@ class Server:
         return self._dispatcher
 
 
-def _options(limit: int) -> list[tuple[str, Any]]:
+def _options(limit: int, shares_ports: bool) -> list[tuple[str, Any]]:
     return [
-        ("grpc.so_reuseport", 0),  # else two servers share a port and nobody is told
+        ("grpc.so_reuseport", int(shares_ports)),  # else two servers share a port and nobody is told
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", limit),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),

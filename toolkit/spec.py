@@ -113,9 +113,15 @@ class ReplicaSpec:
     """Deployment → how it is called, where that is not in plain text without a token."""
     insecure: bool = False
     """Listen beyond this machine though callers need neither TLS nor a token."""
+    joins: bool = False
+    """Others serve already, so nobody knows this one yet: it listens once it is ready."""
+    shares_ports: bool = False
+    """Its TCP ports are held for it by the launcher, and it may share them with the replica that it replaces."""
+    reports_files: bool = False
+    """Tell the launcher which files of the project it is made of."""
     control_fd: int | None = None
-    """An inherited socket to the launcher. Events go out as JSON lines (see toolkit/launcher/events.py); when the launcher
-    closes it, the replica stops."""
+    """An inherited socket to the launcher. JSON lines both ways (see toolkit/launcher/events.py); when the launcher closes
+    it, the replica stops."""
 
     def to_environ(self) -> dict[str, str]:
         """The variables that `from_environ` reads back; defaults are left out."""

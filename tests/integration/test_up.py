@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.up import Project, Running, environ, toolkit, up, wait_gone, watch
+from tests.integration.up import Project, Running, children, environ, toolkit, up, wait_gone, watch
 
 pytestmark = pytest.mark.integration
 
@@ -144,13 +144,16 @@ def test_a_second_signal_kills_at_once(project: Project, number: int, code: int)
         call.communicate()
 
 
-def test_when_the_launcher_is_killed_its_replicas_go_and_the_next_one_sweeps(project: Project) -> None:
+def test_when_launcher_and_guardian_are_killed_the_replicas_go_and_the_next_one_sweeps(project: Project) -> None:
     path = project.write(PAIR)
     with up(path) as running:
         folder = socket_folder(running)
-        with watch(running.replicas()) as replicas:
+        replicas = running.replicas()
+        (guardian,) = set(children(running.process.pid)) - set(replicas)
+        with watch(replicas) as ends:
+            os.kill(guardian, signal.SIGKILL)
             running.process.kill()
-            assert wait_gone(replicas, 5)
+            assert wait_gone(ends, 5)
     assert folder.exists()
     with up(path) as again:
         again.wait_ready()
@@ -218,23 +221,94 @@ def test_ctrl_c_while_a_model_loads_is_quick_and_clean(project: Project) -> None
         assert running.wait_exit() == 0
 
 
-def test_a_replica_that_dies_takes_the_graph_down(project: Project) -> None:
+def say(project: Project, text: str) -> subprocess.CompletedProcess[str]:
+    return toolkit("call", "Say", json.dumps({"text": text}), "--graph", "graph.yaml", folder=project.folder)
+
+
+def test_a_replica_that_dies_comes_back_and_its_callers_find_it(project: Project) -> None:
     with up(project.write('leaf: {class: "classes:Dies"}\nentry: {class: "classes:Caller", port: PORT}')) as running:
         running.wait_ready()
-        call = begin_call(project, "x")
-        assert running.wait_exit() == 1
+        assert say(project, "die").returncode == 1
+        running.wait_line("leaf#2 | ready after")
+        again = say(project, "hello")
+        assert (again.returncode, again.stderr) == (0, "")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    (error,) = running.errors
+    assert re.fullmatch(
+        r"error: leaf: exited with code 3 while it served; its last lines are above; starts again in 0\.\d s", error
+    )
+
+
+def test_an_entry_that_is_killed_gets_its_port_back(project: Project) -> None:
+    with up(project.write(LEAF)) as running:
+        running.wait_ready()
+        os.kill(running.replicas()[0], signal.SIGKILL)
+        running.wait_line("entry#2 | ready after")
+        assert say(project, "hello").returncode == 0
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+
+
+def test_a_replica_that_hangs_shows_where_and_is_replaced(project: Project) -> None:
+    with up(project.write(LEAF), "--hang-timeout", "2s") as running:
+        running.wait_ready()
+        call = begin_call(project, "block 600")
+        running.wait_line("its event loop has not turned for 2 s")
+        running.wait_line("in say")
+        running.wait_line("entry#2 | ready after")
+        assert say(project, "hello").returncode == 0
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
         call.communicate()
-    assert running.errors == ["error: leaf: exited with code 3 while it served; its last lines are above"]
 
 
-def test_a_port_that_is_taken_is_told(project: Project) -> None:
+def test_a_replica_that_does_not_hear_sigterm_is_killed(project: Project) -> None:
+    with up(project.write('entry: {class: "classes:Deaf", port: PORT}'), "--drain-timeout", "100ms") as running:
+        running.wait_ready()
+        with watch(running.replicas()) as replicas:
+            running.signal(signal.SIGTERM)
+            assert running.wait_exit() == 8
+            assert wait_gone(replicas, 0)
+    assert running.errors == ["error: entry: still busy after 0.1 s of draining; killed"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_of_a_launcher(project: Project, end: signal.Signals) -> None:
+    """No process within 2 s, those included that hide in a session of their own; and no socket."""
+    with up(project.write('entry: {class: "classes:Spreads", port: PORT}')) as running:
+        grandchild = int(running.wait_line("grandchild ").split()[-1])
+        folder = socket_folder(running)
+        with watch([*children(running.process.pid), grandchild]) as everybody:
+            assert len(everybody) == 3
+            running.signal(end)
+            assert wait_gone(everybody, 2)
+        assert not folder.exists()
+
+
+def test_a_replica_whose_launcher_dies_while_its_loop_is_blocked_goes_too(project: Project) -> None:
+    with up(project.write(LEAF)) as running:
+        running.wait_ready()
+        call = begin_call(project, "block 600")
+        running.wait_line("call has begun")
+        with watch(children(running.process.pid)) as everybody:
+            running.process.kill()
+            assert wait_gone(everybody, 2)
+        call.communicate()
+
+
+def test_a_port_that_is_taken_is_told_with_its_holder_before_anything_starts(project: Project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", project.port))
         taken.listen()
-        with up(project.write(LEAF)) as running:
-            assert running.wait_exit() == 1
-    assert len(running.errors) == 1
-    assert str(project.port) in running.errors[0]
+        path = project.write(LEAF)
+        with up(path) as running:
+            assert running.wait_exit() == 5
+    (said,) = running.said
+    assert said.startswith(
+        f"error: {path}:4: services.entry.port: port {project.port} is taken by process {os.getpid()} ("
+    )
+    assert said.endswith("); stop that, or name another port")
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(project: Project) -> None:

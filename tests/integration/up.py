@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,7 +79,29 @@ class Parent(Leaf):
 
 class Dies(Leaf):
     async def say(self, request, context):
-        os._exit(3)
+        if request.text == "die":
+            os._exit(3)
+        return await super().say(request, context)
+
+
+class Spreads(Leaf):
+    """Starts what starts something in a session of its own."""
+
+    def __init__(self):
+        code = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600'], start_new_session=True)"
+        code += "; print('grandchild', p.pid, flush=True); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        print(child.stdout.readline(), flush=True)
+
+
+class Deaf(Leaf):
+    """Does not hear SIGTERM."""
+
+    async def __aenter__(self):
+        import asyncio, signal
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return self
 '''
 
 
@@ -100,7 +123,12 @@ class Project:
 
 def environ(**more: str) -> dict[str, str]:
     """The toolkit is found where it is not installed, and the examples too."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'codegen'}", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'codegen'}",
+        "XDG_STATE_HOME": tempfile.gettempdir() + f"/toolkit-tests-{os.getpid()}",
+        **more,
+    }
 
 
 @dataclass
@@ -134,13 +162,20 @@ class Running:
         return self.process.wait()
 
     def replicas(self) -> list[int]:
-        """Process ids of its children."""
-        pid = self.process.pid
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        """Process ids of its children, but for its guardian."""
+        return [pid for pid in children(self.process.pid) if b"toolkit.replica" in read_command(pid)]
 
     @property
     def errors(self) -> list[str]:
         return [line for line in self.said if line.startswith("error: ")]
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def read_command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @contextmanager

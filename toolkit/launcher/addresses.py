@@ -17,7 +17,7 @@ from toolkit.launcher.security import LOOPBACK
 MAX_SOCKET_BYTES = 103
 """What fits into `sockaddr_un.sun_path` everywhere, its NUL included (macOS has 104, Linux 108)."""
 _PREFIX = "toolkit-"
-_LONGEST_NAME = len("/" + "n" * 40 + ".255.sock")
+_LONGEST_NAME = len("/" + "n" * 40 + ".255.9999.sock")
 
 
 @contextlib.contextmanager
@@ -68,13 +68,16 @@ def choose_addresses(
     """Deployment → one address for each of its replicas, by index. With `pick_port`, TCP instead of sockets."""
     found: dict[str, tuple[str, ...]] = {}
     for replica in replicas:
-        address = (
-            f"unix:{folder / f'{replica.deployment}.{replica.index}.sock'}"
-            if pick_port is None
-            else f"{LOOPBACK}:{pick_port()}"
-        )
+        address = choose_address(replica, 1, folder, pick_port=pick_port)
         found[replica.deployment] = (*found.get(replica.deployment, ()), address)
     return found
+
+
+def choose_address(replica: Placed, number: int, folder: Path, *, pick_port: Callable[[], int] | None = None) -> str:
+    """Of a replica, the `number`-th in its place: no two ever share one."""
+    if pick_port is not None:
+        return f"{LOOPBACK}:{pick_port()}"
+    return f"unix:{folder / f'{replica.deployment}.{replica.index}.{number % 10_000}.sock'}"
 
 
 def pick_port_where_needed() -> Callable[[], int] | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from toolkit.errors import GraphError
 from toolkit.launcher.hints import near
 from toolkit.launcher.manifest import Graph
 
@@ -40,6 +41,21 @@ def find_edges(graph: Graph, descriptions: Mapping[str, Description]) -> dict[st
     return found
 
 
+def select(graph: Graph, names: Sequence[str], edges: Edges) -> Graph:
+    """The graph of these deployments and all that they call by `edges`; what they call beyond that is absent. Raises
+    GraphError for a name that is not there.
+    """
+    unknown = [name for name in names if name not in graph.services]
+    if unknown:
+        known = near(unknown[0], graph.services) or "there are " + ", ".join(graph.services)
+        raise GraphError(f"{graph.path}: no deployment is named {unknown[0]!r}; {known}")
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        wanted += [callee for callee in edges.get(name, ()) if callee not in wanted]
+    services = {name: each for name, each in graph.services.items() if name in wanted}
+    return replace(graph, services=services, absent=tuple(name for name in graph.services if name not in wanted))
+
+
 def find_problems(graph: Graph, descriptions: Mapping[str, Description]) -> list[str]:
     """Every edge that cannot work: `file:line: services.graph: what, and the cure`. Those unknown yet are left out."""
     found: list[str] = []
@@ -73,7 +89,7 @@ def _check_handle(
 ) -> Iterator[str]:
     callee = target(graph, name, handle)
     where = graph.where("services", name)
-    if callee in graph.remotes:
+    if callee in graph.absent or callee in graph.remotes:
         return  # what it serves is seen when it is called
     if callee not in graph.services:
         yield (

@@ -1,14 +1,17 @@
-"""What can happen to the supervisor. A replica says the first six itself, as JSON lines on its control socket:
+"""What can happen to the supervisor. A replica says the first eight itself, as JSON lines on its control socket:
 
     {"event": "described", "contract": "services.scoring.v1.Scoring", "handles": {"gpt2": "services.text.v1.Text"},
      "batched": {"score": "Score"}}
     {"event": "progress", "phase": "read weights", "done": 3, "total": 10}      total is null where nobody knows it
     {"event": "waiting", "for": ["gpt2"]}                                        loaded; its handles do not answer yet
     {"event": "ready", "addresses": ["127.0.0.1:50051", "unix:/…/graph.0.sock"]}
+    {"event": "load", "running": 3, "queued": 0, "wait": 0.0}                    every second, once it is ready
+    {"event": "loaded", "files": ["/…/service.py"]}                              where it is asked to report them
     {"event": "failed", "message": "one sentence with the cure"}                 then it exits
     {"event": "draining"}
 
-Nothing travels the other way; when the launcher's end closes, the replica stops at once.
+The other way travel, whenever replicas come or go, {"addresses": {"gpt2": ["unix:/…/gpt2.sock"]}} to those who call them, and
+{"replaced": true} to one whose ports another has by now. When the launcher's end closes, the replica stops at once.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, TypeVar
 
 from toolkit.launcher.sizes import show_size
 
-MAX_LINE_BYTES = 64 * 1024
+MAX_LINE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,25 @@ class Waiting:
 class Ready:
     replica: str
     addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What it has to do. Its event loop turns: that is news too."""
+
+    replica: str
+    running: int | float
+    queued: int | float
+    wait: int | float
+    """Seconds that a new call would wait for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The files of the project that it is made of."""
+
+    replica: str
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +134,27 @@ class Signalled:
     number: int
 
 
-Event = Described | Progress | Waiting | Ready | Failed | Draining | OutOfMemory | Exited | Output | Signalled
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody at a terminal wants something of the graph."""
+
+    client: int
+    request: Mapping[str, Any]
 
 
-def parse_event(replica: str, line: bytes) -> Event:
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Files of the project were written."""
+
+    paths: tuple[str, ...]
+
+
+Said = Described | Progress | Waiting | Ready | Load | Loaded | Failed | Draining
+"""What a replica tells of itself."""
+Event = Said | OutOfMemory | Exited | Output | Signalled | Asked | Changed
+
+
+def parse_event(replica: str, line: bytes) -> Said:
     """One line of a control socket. Raises ValueError saying what is wrong with it."""
     try:
         said = json.loads(line)
@@ -134,6 +173,10 @@ def parse_event(replica: str, line: bytes) -> Event:
             return Waiting(replica, _texts(_get(said, "for", list)))
         case "ready":
             return Ready(replica, _texts(_get(said, "addresses", list)))
+        case "load":
+            return Load(replica, *(_number(said.get(key)) or 0 for key in ("running", "queued", "wait")))
+        case "loaded":
+            return Loaded(replica, _texts(_get(said, "files", list)))
         case "failed":
             return Failed(replica, _get(said, "message", str))
         case "draining":
@@ -149,7 +192,7 @@ class EventReader:
         self._rest = b""
         self._is_broken = False
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes) -> Iterator[Said]:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             if not self._is_broken:
@@ -159,11 +202,11 @@ class EventReader:
                 yield self._read(self._rest)
             self._rest = b""
 
-    def finish(self) -> Iterator[Event]:
+    def finish(self) -> Iterator[Said]:
         """Half a line at the end says nothing."""
         return iter(())
 
-    def _read(self, line: bytes) -> Event:
+    def _read(self, line: bytes) -> Said:
         try:
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")

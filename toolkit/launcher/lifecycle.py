@@ -17,6 +17,8 @@ class State(Enum):
     WAITING = "waiting"
     """Loaded; its handles do not answer yet."""
     READY = "ready"
+    HUNG = "hung"
+    """Its event loop does not turn any more."""
     DRAINING = "draining"
     """It takes no new calls, or was told to stop before it took any."""
     STOPPED = "stopped"
@@ -32,6 +34,8 @@ class Step(Enum):
     WAITED = "waited"
     READIED = "readied"
     FAILED = "failed"
+    HUNG = "hung"
+    """It has said nothing for too long."""
     DRAINED = "drained"
     """It said so, or was asked to."""
     EXITED = "exited"
@@ -45,7 +49,7 @@ class ProtocolError(ValueError):
 
 
 _S, _E = State, Step
-_ALIVE = (_S.STARTING, _S.LOADING, _S.WAITING, _S.READY, _S.DRAINING)
+_ALIVE = (_S.STARTING, _S.LOADING, _S.WAITING, _S.READY, _S.HUNG, _S.DRAINING)
 
 TABLE: Mapping[tuple[State, Step], State] = {
     (_S.PENDING, _E.SPAWNED): _S.STARTING,
@@ -58,6 +62,7 @@ TABLE: Mapping[tuple[State, Step], State] = {
     (_S.WAITING, _E.WAITED): _S.WAITING,
     (_S.WAITING, _E.PROGRESSED): _S.WAITING,
     (_S.WAITING, _E.READIED): _S.READY,
+    (_S.READY, _E.HUNG): _S.HUNG,
     # Asked to stop, it may still finish saying what it was about to say.
     **{(_S.DRAINING, step): _S.DRAINING for step in (_E.DESCRIBED, _E.PROGRESSED, _E.WAITED, _E.READIED)},
     **{(state, _E.DRAINED): _S.DRAINING for state in _ALIVE},

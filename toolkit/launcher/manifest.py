@@ -370,6 +370,8 @@ class Graph:
     """Those that run elsewhere."""
     forward: Sequence[str] = ()
     """Metadata keys that go on with every call, beside the request id and the trace context."""
+    absent: Sequence[str] = ()
+    """Deployments of the file that are not brought up, though others may call them."""
     description: str = ""
     """What it is for, in the words of the file."""
     images: Mapping[str, Image] = field(default_factory=dict)

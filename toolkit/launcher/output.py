@@ -42,8 +42,9 @@ class Row:
 class View(Protocol):
     """What the supervisor needs to be seen."""
 
-    interval: float | None
-    """Seconds between two calls of `tick` that it would like."""
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two calls of `tick` that it would like."""
 
     def line(self, name: str, text: str, *, is_transient: bool = False) -> None:
         """What a replica printed."""
@@ -110,7 +111,10 @@ class PlainView:
         pass
 
     def _prefixed(self, name: str, text: str) -> str:
-        return self._paint(f"{name:<{self._width}} |", self._colour.get(name, _DIM)) + (f" {text}" if text else "")
+        self._width = max(self._width, len(name))
+        return self._paint(f"{name:<{self._width}} |", self._colour.get(name.partition("#")[0], _DIM)) + (
+            f" {text}" if text else ""
+        )
 
     def _paint(self, text: str, colour: int) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._is_coloured else text
@@ -124,6 +128,19 @@ class PlainView:
             ValueError,
         ):  # the terminal is gone, or the pipe's reader: what runs must still be stopped well
             pass
+
+
+class QuietView(PlainView):
+    """Shows what went wrong, and nothing else."""
+
+    def line(self, name: str, text: str, *, is_transient: bool = False) -> None:
+        pass
+
+    def show(self, name: str, row: Row) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
 
 
 def wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:

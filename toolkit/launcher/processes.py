@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -12,12 +14,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from toolkit.launcher.events import Event, EventReader, Exited, OutOfMemory, Output, Signalled
+from toolkit.launcher.guardian import MARK
 from toolkit.launcher.lines import LineSplitter
 from toolkit.launcher.memory import MemoryKeeper
 from toolkit.spec import PREFIX, ReplicaSpec
@@ -33,8 +36,15 @@ _KILL_TIMEOUT = 5.0
 class ProcessTable(Protocol):
     """What the supervisor asks of the operating system. `Processes` is the real one."""
 
-    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> None:
-        """Start a replica. Raises OSError."""
+    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> int:
+        """Start a replica. Returns its process id. Raises OSError."""
+        ...
+
+    def tell(self, name: str, message: Mapping[str, Any]) -> None:
+        """Say something to it, without waiting for it to listen."""
+
+    def dump(self, name: str) -> None:
+        """Have it write where each of its threads is."""
 
     def terminate(self, name: str) -> None:
         """Ask it to drain."""
@@ -59,6 +69,8 @@ class Processes:
         self._command = tuple(command)
         inherited = os.environ if environ is None else environ
         self._environ = {name: value for name, value in inherited.items() if not name.startswith(PREFIX)}
+        self.mark = secrets.token_hex(16)
+        """In the environment of all that is started here, and of all that starts in turn."""
         self._children: dict[str, _Child] = {}
         self._queue: deque[Event] = deque()
         self._memory = MemoryKeeper(time.monotonic)
@@ -83,13 +95,31 @@ class Processes:
         """A sentence about `resources.memory`."""
         return self._memory.how
 
-    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> None:
-        child = _start(name, self._command, self._folder, {**self._environ, **env}, spec)
+    def listen(self, source: Any, read: Callable[[], Iterable[Event]]) -> None:
+        """Ask `read` for events whenever there is something to read from `source`."""
+        self._selector.register(source, selectors.EVENT_READ, lambda: self._queue.extend(read()))
+
+    def forget(self, source: Any) -> None:
+        self._selector.unregister(source)
+
+    def spawn(self, name: str, spec: ReplicaSpec, env: Mapping[str, str]) -> int:
+        child = _start(name, self._command, self._folder, {**self._environ, **env, MARK: self.mark}, spec)
         self._children[name] = child
         if spec.memory is not None:
             self._memory.begin(name, child.process.pid, spec.memory)
         for stream in child.streams:
             self._selector.register(stream.fd, selectors.EVENT_READ, lambda stream=stream: self._read(stream))
+        return child.process.pid
+
+    def tell(self, name: str, message: Mapping[str, Any]) -> None:
+        child = self._children.get(name)
+        if child is not None:
+            child.outbox.extend(json.dumps(message).encode() + b"\n")
+            self._flush(child)
+
+    def dump(self, name: str) -> None:
+        if name in self._children:
+            os.kill(self._children[name].process.pid, signal.SIGQUIT)
 
     def terminate(self, name: str) -> None:
         if name in self._children:
@@ -118,6 +148,21 @@ class Processes:
             self._queue.extend(stream.feed(chunk))
         elif chunk is not None:
             self._selector.unregister(stream.fd)
+
+    def _flush(self, child: _Child) -> None:
+        """Send what the socket takes; the rest waits until it takes more."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while child.outbox:
+                del child.outbox[: child.control.send(child.outbox)]
+        stream = child.streams[-1]
+        if stream.fd in self._selector.get_map():
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.outbox else 0)
+            self._selector.modify(stream.fd, wanted, lambda: self._converse(child))
+
+    def _converse(self, child: _Child) -> None:
+        if child.outbox:
+            self._flush(child)
+        self._read(child.streams[-1])
 
     def _read_signals(self, wakeup: socket.socket) -> None:
         for number in wakeup.recv(_CHUNK):
@@ -186,6 +231,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     control: socket.socket
     streams: tuple[_Stream, ...]
+    """The last is its control socket."""
+    outbox: bytearray = field(default_factory=bytearray)
 
     def close(self) -> None:
         self.control.close()

@@ -1,4 +1,4 @@
-"""The one loop of `toolkit up`: it starts all replicas, hears what happens to them, and takes them down.
+"""The one loop of `toolkit up`: it starts all replicas, hears what happens to them, mends what breaks, and takes them down.
 
 Everything comes in as a typed event on one queue; the processes, the clock and the view are handed in, so that a test
 can replay a history. It knows no user code: what the classes declare arrives in their first event.
@@ -7,28 +7,36 @@ can replay a history. It knows no user code: what the classes declare arrives in
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from random import random
 
 from toolkit.launcher.edges import Description, find_edges, find_problems, find_tiers
 from toolkit.launcher.events import (
+    Asked,
+    Changed,
     Described,
     Draining,
     Event,
     Exited,
     Failed,
+    Load,
+    Loaded,
     OutOfMemory,
     Output,
     Progress,
     Ready,
+    Said,
     Signalled,
     Waiting,
 )
+from toolkit.launcher.fleet import Group, Launch, Replica, Starts
 from toolkit.launcher.lifecycle import ProtocolError, State, Step, advance
 from toolkit.launcher.manifest import Graph
 from toolkit.launcher.output import Row, View
 from toolkit.launcher.processes import ProcessTable
-from toolkit.spec import ReplicaSpec
+from toolkit.launcher.requests import Answerer, Requests
+from toolkit.launcher.restarts import DEFAULT_RESTARTS, RestartOptions, Restarts
 
 OK = 0
 SERVICE_FAILED = 1
@@ -44,15 +52,10 @@ EXIT_GRACE = 2.0
 """Seconds to exit, after a drain's own limit."""
 KILL_GRACE = 10.0
 """Seconds after SIGKILL until a process counts as stuck in the kernel, and is left behind."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launch:
-    """One replica to start."""
-
-    name: str
-    spec: ReplicaSpec
-    env: Mapping[str, str]
+DUMP_GRACE = 0.5
+"""Seconds for a replica that hangs to say where."""
+PAUSE = 1.0
+"""Seconds by which the launcher may be late itself; what is more it does not count against anybody."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,30 +66,8 @@ class Limits:
     """Until every replica is ready."""
     drain_timeout: float
     """For the calls that one tier of replicas still has in flight."""
-
-
-_PENDING = Row(state=State.PENDING.value)
-
-
-@dataclass(eq=False, slots=True)
-class _Replica:
-    launch: Launch
-    state: State = State.PENDING
-    row: Row = _PENDING
-    is_running: bool = False
-    has_served: bool = False
-    """It was ready when it was asked to stop: calls may have been lost if it had to be killed."""
-    kill_at: float | None = None
-    """It was asked to stop; at this time it is killed."""
-    is_killed: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.launch.name
-
-    @property
-    def deployment(self) -> str:
-        return self.launch.spec.deployment
+    hang_timeout: float = 10.0
+    """Without a turn of its event loop, after which a replica is replaced."""
 
 
 class Supervisor:
@@ -97,36 +78,91 @@ class Supervisor:
         graph: Graph,
         launches: Sequence[Launch],
         *,
+        starts: Starts,
         limits: Limits,
         processes: ProcessTable,
         view: View,
         clock: Callable[[], float],
+        chance: Callable[[], float] = random,
+        restarts: RestartOptions = DEFAULT_RESTARTS,
+        answer: Answerer = lambda client, answer: None,
     ) -> None:
-        self._graph = graph
+        self.graph = graph
+        self._starts = starts
         self._limits = limits
         self._processes = processes
         self._view = view
         self._clock = clock
-        self._replicas = {launch.name: _Replica(launch) for launch in launches}
+        self._chance = chance
+        self._restarts = restarts
+        self.groups = {name: Group(name, 0) for name in graph.services}
+        self._requests = Requests(self, answer)
+        self._replicas: dict[str, Replica] = {}
+        for launch in launches:
+            group = self._add(Replica(launch))
+            group.target += 1
+            group.numbers[launch.spec.replica] = 1
         self._descriptions: dict[str, Description] = {}
         self._entry_addresses: tuple[str, ...] = ()
         self._started_at = clock()
-        self._is_serving = False
+        self._start_by = self._started_at + limits.start_timeout
+        self.is_serving = False
         self._exit_code: int | None = None
         """Set once it stops: the first reason counts, a second signal overrides it."""
 
     def run(self) -> int:
         """Until the last replica is gone. Returns the exit code of `toolkit up`."""
+        for group in self.groups.values():
+            group.told = tuple(each.address for each in group.replicas)
         self._spawn_all()
-        while any(replica.is_running for replica in self._replicas.values()):
-            event = self._processes.get(self._patience())
+        while self._exit_code is None or any(each.is_running for each in self._replicas.values()):
+            event = self._next_event()
             if event is not None:
                 self._handle(event)
-            self._check_clock()
+            self._check_clock(is_quiet=event is None)
+            self._mend()
+            self._requests.settle()
         self._view.settle()
-        return OK if self._exit_code is None else self._exit_code
+        return self._exit_code
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._exit_code is not None
+
+    @property
+    def now(self) -> float:
+        return self._clock()
+
+    def restart(self, names: Iterable[str]) -> None:
+        """Replace the replicas of these deployments; those that were given up get another chance."""
+        for group in map(self.groups.__getitem__, names):
+            group.generation += 1
+            group.due.clear()
+            group.lost.clear()
+
+    def scale(self, name: str, count: int) -> None:
+        """Raises PlacementError where the machine has no room for so many."""
+        self._starts.plan(name, count)
+        group = self.groups[name]
+        group.target = count
+        group.lost.clear()
+        group.due = {index: at for index, at in group.due.items() if index < count}
+
+    def stop(self) -> None:
+        """As the first signal does."""
+        if not self.is_stopping:
+            self._view.say("down: draining, callers first")
+            self._stop(OK)
 
     # Events
+
+    def _next_event(self) -> Event | None:
+        asked_at, patience = self._clock(), self._patience()
+        event = self._processes.get(patience)
+        waited = self._clock() - asked_at
+        if patience is not None and waited > patience + PAUSE:
+            self._excuse(waited)
+        return event
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -134,6 +170,12 @@ class Supervisor:
                 self._signalled(number)
             case Output(name, text, is_transient):
                 self._view.line(name, text, is_transient=is_transient)
+            case Asked():
+                self._requests.take(event)
+            case Changed():
+                pass
+            case _ if event.replica not in self._replicas:
+                pass  # left behind, and gone at last
             case OutOfMemory(name):
                 self._failed(self._replicas[name], event.message)
             case Exited(name, status):
@@ -141,8 +183,9 @@ class Supervisor:
             case _:
                 self._told(self._replicas[event.replica], event)
 
-    def _told(self, replica: _Replica, event: Event) -> None:
+    def _told(self, replica: Replica, event: Said) -> None:
         """What a replica says of itself."""
+        replica.heard_at = self._clock()
         try:
             match event:
                 case Described(_, contract, handles, batched):
@@ -153,8 +196,13 @@ class Supervisor:
                 case Waiting(_, handles):
                     self._move(replica, Step.WAITED, phase=f"waiting for {', '.join(handles)}")
                 case Ready(_, addresses):
-                    self._move(replica, Step.READIED, phase=f"ready after {self._elapsed():.1f} s")
+                    seconds = self._clock() - replica.started_at
+                    self._move(replica, Step.READIED, phase=f"ready after {seconds:.1f} s")
                     self._ready(replica, addresses)
+                case Load():
+                    replica.load = event
+                case Loaded(_, files):
+                    replica.files = frozenset(files)
                 case Failed(_, message):
                     self._failed(replica, message)
                 case Draining():
@@ -162,59 +210,94 @@ class Supervisor:
         except ProtocolError as error:
             self._failed(replica, f"broke the protocol of its control socket: {error}")
 
-    def _described(self, replica: _Replica, description: Description) -> None:
-        self._descriptions.setdefault(replica.deployment, description)
-        if len(self._descriptions) == len(self._graph.services):
-            self._refuse_wrong_edges()
+    def _described(self, replica: Replica, description: Description) -> None:
+        if not self.is_serving:
+            self._descriptions.setdefault(replica.deployment, description)
+            if len(self._descriptions) == len(self.graph.services):
+                self._refuse_wrong_edges()
+        elif description != self._descriptions.get(replica.deployment):
+            changed = {**self._descriptions, replica.deployment: description}
+            problems = find_problems(self.graph, changed)
+            if problems:
+                self._failed(replica, "; ".join(problems))
+            else:
+                self._descriptions = changed
 
     def _refuse_wrong_edges(self) -> bool:
-        problems = [] if self._exit_code is not None else find_problems(self._graph, self._descriptions)
+        problems = [] if self.is_stopping else find_problems(self.graph, self._descriptions)
         if problems:
             self._stop(GRAPH_WRONG, *problems)
         return bool(problems)
 
-    def _ready(self, replica: _Replica, addresses: tuple[str, ...]) -> None:
-        if replica.deployment == self._graph.entry:
+    def _ready(self, replica: Replica, addresses: tuple[str, ...]) -> None:
+        if self.is_stopping or replica.is_leaving:
+            return
+        replica.ready_at = self._clock()
+        group = self.groups[replica.deployment]
+        if replica.deployment == self.graph.entry:
             self._entry_addresses = addresses
-        if self._exit_code is None and all(each.state is State.READY for each in self._replicas.values()):
-            self._is_serving = True
+        if self.is_serving:
+            rival = group.rival(replica)
+            if rival is not None:
+                self._ask_to_stop(rival, self._limits.drain_timeout + EXIT_GRACE)
+            self._publish(group)
+        elif all(each.state is State.READY for each in self._replicas.values()):
+            self.is_serving = True
             self._view.settle()
             self._announce()
 
     def _announce(self) -> None:
-        graph, count = self._graph, len(self._replicas)
+        graph, count = self.graph, len(self._replicas)
         at = next((each for each in self._entry_addresses if not each.startswith("unix:")), "no TCP address")
         replicas = f"{count} replica{'s' if count > 1 else ''}"
-        self._view.say(f"ready: {graph.name} on {at} ({replicas}, {self._elapsed():.1f} s)")
-        self._view.say(f"call it: toolkit call METHOD '{{}}' --graph {graph.path}  (a method of {self._contract()})")
+        self._view.say(f"ready: {graph.name} on {at} ({replicas}, {self._clock() - self._started_at:.1f} s)")
+        if graph.entry in self._descriptions:
+            contract = self._descriptions[graph.entry].contract
+            self._view.say(f"call it: toolkit call METHOD '{{}}' --graph {graph.path}  (a method of {contract})")
 
-    def _contract(self) -> str:
-        return self._descriptions[self._graph.entry].contract
-
-    def _failed(self, replica: _Replica, message: str) -> None:
-        if replica.state is State.FAILED:
+    def _failed(self, replica: Replica, message: str) -> None:
+        """It cannot start, or it talks nonsense."""
+        if replica.state in (State.FAILED, State.STOPPED):
             return
+        was = replica.state
         self._move(replica, Step.FAILED)
-        if self._exit_code is None and self._refuse_wrong_edges():
-            return  # the graph file is at fault, and its sentence names the line
-        self._stop(SERVICE_FAILED, f"{replica.name}: {message}")
+        if not self.is_serving or self.is_stopping:
+            if self._exit_code is None and self._refuse_wrong_edges():
+                return  # the graph file is at fault, and its sentence names the line
+            self._stop(SERVICE_FAILED, f"{replica.name}: {message}")
+            return
+        is_news = not replica.is_leaving
+        self._ask_to_stop(replica, STOP_GRACE)
+        if is_news and was is State.READY:
+            self._lose(replica, message)
+        elif is_news:
+            self._give_up(replica, message)
 
-    def _exited(self, replica: _Replica, status: int) -> None:
+    def _exited(self, replica: Replica, status: int) -> None:
         replica.is_running = False
         was = replica.state
         self._move(replica, Step.EXITED if self._is_expected(replica, status) else Step.DIED)
-        is_news = was is not State.FAILED and replica.state is State.FAILED
-        if status == DRAIN_INCOMPLETE and replica.kill_at is not None:
-            self._view.complain(f"{replica.name}: calls were still in flight at the end of its drain, and were cut off")
-            self._exit_code = self._exit_code or DRAIN_INCOMPLETE
-        if is_news or self._exit_code is None:
+        self._forget(replica)
+        is_news = was is not State.FAILED and replica.state is State.FAILED and not replica.is_killed
+        if status == DRAIN_INCOMPLETE and replica.is_leaving:
+            self._cut_off(f"{replica.name}: calls were still in flight at the end of its drain, and were cut off")
+        if self.is_stopping:
+            if is_news:
+                self._stop(SERVICE_FAILED, f"{replica.name}: {_obituary(was, status)}")
+            self._drain_next_tier()
+        elif not self.is_serving:
             self._stop(SERVICE_FAILED, f"{replica.name}: {_obituary(was, status)}")
-        self._drain_next_tier()
+        elif not replica.is_leaving:
+            self._lose(replica, _obituary(was, status))
+        elif is_news:
+            self._complain(f"{replica.name}: {_obituary(was, status)}")
+        if not self.is_stopping:
+            self._publish(self.groups[replica.deployment])
 
-    def _is_expected(self, replica: _Replica, status: int) -> bool:
+    def _is_expected(self, replica: Replica, status: int) -> bool:
         """SIGTERM ends a replica that had no time yet to catch it."""
-        is_ours = replica.kill_at is not None and status == -signal.SIGTERM
-        is_drained = replica.kill_at is not None and status == DRAIN_INCOMPLETE
+        is_ours = replica.is_leaving and status == -signal.SIGTERM
+        is_drained = replica.is_leaving and status == DRAIN_INCOMPLETE
         return status == 0 or is_drained or is_ours or (replica.is_killed and status == -signal.SIGKILL)
 
     def _signalled(self, number: int) -> None:
@@ -225,10 +308,102 @@ class Supervisor:
         else:
             self._view.say(f"{name} again: killing")
             self._exit_code = FORCED + number
-            for replica in self._replicas.values():
+            for replica in list(self._replicas.values()):
                 self._kill(replica)
 
+    # Replicas that are lost, replaced, too many or missing
+
+    def _lose(self, replica: Replica, sentence: str) -> None:
+        """It served, or its start was cut short: it comes back after a pause, but not for ever."""
+        group = self.groups[replica.deployment]
+        if replica.ready_at is None and group.rival(replica) is not None:
+            self._give_up(replica, sentence)
+            return
+        served = 0.0 if replica.ready_at is None else self._clock() - replica.ready_at
+        restarts = group.restarts.setdefault(
+            replica.index, Restarts(self._restarts, clock=self._clock, chance=self._chance)
+        )
+        delay = restarts.next_delay(served)
+        if delay is None:
+            spent = f"{self._restarts.budget} restarts within {self._restarts.period:g} s are spent"
+            self._give_up(replica, f"{sentence}; {spent}")
+        else:
+            self._complain(f"{replica.name}: {sentence}; starts again in {delay:.1f} s")
+            group.due[replica.index] = self._clock() + delay
+
+    def _give_up(self, replica: Replica, sentence: str) -> None:
+        """It is not started again. The graph goes on as long as each deployment has somebody who serves."""
+        group = self.groups[replica.deployment]
+        rival = group.rival(replica)
+        if rival is not None:
+            group.refused = group.generation
+            self._complain(f"{replica.name}: {sentence}", f"{rival.name} goes on serving")
+        elif any(each.stays for each in group.replicas):
+            group.lost.add(replica.index)
+            self._complain(f"{replica.name}: {sentence}", f"{group.name} goes on with {len(group.serving)}")
+        else:
+            self._stop(SERVICE_FAILED, f"{replica.name}: {sentence}")
+
+    def _mend(self) -> None:
+        """Bring each deployment a step nearer to what it should be."""
+        if not self.is_serving:
+            return
+        for group in self.groups.values():
+            if self.is_stopping:
+                return
+            for replica in group.surplus:
+                self._ask_to_stop(replica, self._limits.drain_timeout + EXIT_GRACE)
+            for index in [] if self._is_emptying(group) else list(group.find_missing()):
+                if self._clock() >= group.due.get(index, 0.0):
+                    group.due.pop(index, None)
+                    self._join(group, index)
+            if self.graph.services[group.name].strategy == "recreate":
+                for replica in group.outdated:
+                    self._ask_to_stop(replica, self._limits.drain_timeout + EXIT_GRACE)
+            elif group.outdated and group.serving == group.running:  # one at a time, until the one before is gone
+                self._join(group, group.outdated[0].index)
+
+    def _is_emptying(self, group: Group) -> bool:
+        """All must leave before a new one starts."""
+        is_recreated = self.graph.services[group.name].strategy == "recreate"
+        return is_recreated and any(each.generation < group.generation for each in group.running)
+
+    def _join(self, group: Group, index: int) -> None:
+        """Start a replica while others serve."""
+        addresses = {name: each.addresses() for name, each in self.groups.items()}
+        group.numbers[index] = group.numbers.get(index, 0) + 1
+        replica = Replica(self._starts.another(group.name, index, group.numbers[index], addresses), group.generation)
+        self._add(replica)
+        try:
+            self._spawn(replica)
+        except OSError as error:
+            self._move(replica, Step.FAILED)
+            self._forget(replica)
+            self._lose(replica, f"its process cannot be started: {error}")
+
+    def _publish(self, group: Group) -> None:
+        """Tell those who call this deployment where it is now."""
+        addresses = group.addresses()
+        if addresses == group.told:
+            return
+        group.told = addresses
+        edges = find_edges(self.graph, self._descriptions)
+        for replica in self._replicas.values():
+            if replica.is_running and group.name in edges[replica.deployment]:
+                self._processes.tell(replica.name, {"addresses": {group.name: addresses}})
+
     # Actions
+
+    def _add(self, replica: Replica) -> Group:
+        self._replicas[replica.name] = replica
+        group = self.groups[replica.deployment]
+        group.replicas.append(replica)
+        return group
+
+    def _forget(self, replica: Replica) -> None:
+        if self.is_serving:
+            self._replicas.pop(replica.name, None)
+            self.groups[replica.deployment].replicas.remove(replica)
 
     def _spawn_all(self) -> None:
         for replica in self._replicas.values():
@@ -236,19 +411,21 @@ class Supervisor:
                 self._move(replica, Step.DRAINED)
                 continue
             try:
-                self._processes.spawn(replica.name, replica.launch.spec, replica.launch.env)
+                self._spawn(replica)
             except OSError as error:
                 self._move(replica, Step.FAILED)
                 self._stop(SERVICE_FAILED, f"{replica.name}: its process cannot be started: {error}")
-            else:
-                replica.is_running = True
-                self._move(replica, Step.SPAWNED)
+
+    def _spawn(self, replica: Replica) -> None:
+        replica.started_at = replica.heard_at = self._clock()
+        replica.pid = self._processes.spawn(replica.name, replica.launch.spec, replica.launch.env)
+        replica.is_running = True
+        self._move(replica, Step.SPAWNED)
 
     def _stop(self, code: int, *complaints: str) -> None:
         """Begin to take everything down. What serves nobody goes at once; the rest drains tier by tier."""
         self._view.settle()
-        for complaint in complaints:
-            self._view.complain(complaint)
+        self._complain(*complaints)
         if self._exit_code is None:
             self._exit_code = code
             for replica in self._replicas.values():
@@ -260,68 +437,115 @@ class Supervisor:
 
     def _drain_next_tier(self) -> None:
         """Ask the first tier that still runs, unless it was asked: its callees wait until it is gone."""
-        for tier in find_tiers(find_edges(self._graph, self._descriptions)):
+        for tier in find_tiers(find_edges(self.graph, self._descriptions)):
             running = [each for each in self._replicas.values() if each.is_running and each.deployment in tier]
             for replica in running:
-                if replica.kill_at is None:
+                if not replica.is_leaving:
                     self._ask_to_stop(replica, self._limits.drain_timeout + EXIT_GRACE)
             if running:
                 return
 
-    def _ask_to_stop(self, replica: _Replica, grace: float) -> None:
-        if replica.is_running:
+    def _ask_to_stop(self, replica: Replica, grace: float) -> None:
+        """Its callers are told first that it goes."""
+        if replica.is_running and not replica.is_leaving:
             replica.has_served = replica.state in (State.READY, State.DRAINING)
             self._move(replica, Step.DRAINED)
             replica.kill_at = self._clock() + grace
+            if not self.is_stopping:
+                self._publish(self.groups[replica.deployment])
+                if self.groups[replica.deployment].rival(replica) is not None:
+                    self._processes.tell(replica.name, {"replaced": True})
             self._processes.terminate(replica.name)
 
-    def _kill(self, replica: _Replica) -> None:
+    def _hang(self, replica: Replica) -> None:
+        """Let it show where it is, then kill it."""
+        self._move(replica, Step.HUNG)
+        replica.kill_at = self._clock() + DUMP_GRACE
+        self._publish(self.groups[replica.deployment])
+        self._processes.dump(replica.name)
+        silence = f"its event loop has not turned for {self._limits.hang_timeout:g} s (its stacks follow)"
+        cure = "run what blocks in a thread (asyncio.to_thread), or raise --hang-timeout"
+        self._lose(replica, f"{silence}, and it is killed; {cure}")
+
+    def _kill(self, replica: Replica) -> None:
         if replica.is_running:
             replica.is_killed = True
             replica.kill_at = self._clock() + KILL_GRACE
-            self._move(replica, Step.DRAINED)
+            if replica.state is not State.HUNG:
+                self._move(replica, Step.DRAINED)
             self._processes.kill(replica.name)
+
+    def _cut_off(self, complaint: str) -> None:
+        """Calls were lost, though not by a failure."""
+        self._complain(complaint)
+        self._exit_code = DRAIN_INCOMPLETE if self._exit_code == OK else self._exit_code
+
+    def _complain(self, *sentences: str) -> None:
+        for sentence in sentences:
+            self._view.complain(sentence)
 
     # Time
 
     def _patience(self) -> float | None:
         """Seconds until something has to happen even if nobody says anything."""
-        points = [each.kill_at for each in self._replicas.values() if each.is_running and each.kill_at is not None]
+        points = [point for replica in self._replicas.values() for point in self._points(replica)]
+        points += [due for group in self.groups.values() for due in group.due.values()]
         if self._is_starting():
-            points.append(self._started_at + self._limits.start_timeout)
+            points.append(self._start_by)
         waits = [max(0.0, point - self._clock()) for point in points]
         if self._view.interval is not None:
             waits.append(self._view.interval)
         return min(waits, default=None)
 
-    def _check_clock(self) -> None:
+    def _points(self, replica: Replica) -> Iterator[float]:
+        """When something is due for a replica."""
+        if not replica.is_running:
+            return
+        if replica.kill_at is not None:
+            yield replica.kill_at
+        elif replica.state is State.READY and not self.is_stopping:
+            yield replica.heard_at + self._limits.hang_timeout
+        elif self.is_serving and not self.is_stopping:
+            yield replica.started_at + self._limits.start_timeout
+
+    def _check_clock(self, *, is_quiet: bool) -> None:
+        """`is_quiet`: all that was said by now is heard."""
         self._view.tick()
         now = self._clock()
-        if self._is_starting() and now >= self._started_at + self._limits.start_timeout:
+        if self._is_starting() and now >= self._start_by:
             self._stop(NOT_READY_IN_TIME, self._lateness())
-        for replica in self._replicas.values():
-            if replica.is_running and replica.kill_at is not None and now >= replica.kill_at:
-                self._overdue(replica)
+        for replica in list(self._replicas.values()):
+            if any(now >= point for point in self._points(replica)):
+                if replica.is_leaving:
+                    self._overdue(replica)
+                elif replica.state is not State.READY:
+                    self._failed(replica, f"not ready after {self._limits.start_timeout:g} s")
+                elif is_quiet:
+                    self._hang(replica)
 
-    def _overdue(self, replica: _Replica) -> None:
+    def _excuse(self, seconds: float) -> None:
+        """The launcher itself did not run for so long: nobody else is to blame for that."""
+        self._start_by += seconds
+        for replica in self._replicas.values():
+            replica.heard_at += seconds
+            replica.started_at += seconds if replica.state is not State.READY else 0.0
+            replica.kill_at = None if replica.kill_at is None else replica.kill_at + seconds
+
+    def _overdue(self, replica: Replica) -> None:
         if replica.is_killed:
-            self._view.complain(f"{replica.name}: does not die even of SIGKILL; left behind")
+            self._complain(f"{replica.name}: does not die even of SIGKILL; left behind")
             replica.is_running = False
-            self._exit_code = self._exit_code or DRAIN_INCOMPLETE
-            self._drain_next_tier()
+            self._forget(replica)
+            if self.is_stopping:
+                self._exit_code = self._exit_code or DRAIN_INCOMPLETE
+                self._drain_next_tier()
             return
         if replica.has_served:
-            self._view.complain(
-                f"{replica.name}: still busy after {self._limits.drain_timeout:g} s of draining; killed"
-            )
-            self._exit_code = self._exit_code or DRAIN_INCOMPLETE
+            self._cut_off(f"{replica.name}: still busy after {self._limits.drain_timeout:g} s of draining; killed")
         self._kill(replica)
 
     def _is_starting(self) -> bool:
-        return not self._is_serving and self._exit_code is None
-
-    def _elapsed(self) -> float:
-        return self._clock() - self._started_at
+        return not self.is_serving and self._exit_code is None
 
     def _lateness(self) -> str:
         late = [f"{each.name} ({each.row.text})" for each in self._replicas.values() if each.state is not State.READY]
@@ -331,7 +555,7 @@ class Supervisor:
     # State
 
     def _move(
-        self, replica: _Replica, step: Step, *, phase: str = "", done: float = 0, total: float | None = None
+        self, replica: Replica, step: Step, *, phase: str = "", done: float = 0, total: float | None = None
     ) -> None:
         replica.state = advance(replica.state, step)
         row = Row(state=replica.state.value, phase=phase, done=done, total=total)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
-from toolkit.launcher.addresses import choose_addresses, pick_port_where_needed, runtime_folder
+from toolkit.launcher.addresses import choose_address, choose_addresses, pick_port_where_needed, runtime_folder
+from toolkit.launcher.desk import Desk
 from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
+from toolkit.launcher.fleet import Addresses, Launch
 from toolkit.launcher.folder import project_folder
+from toolkit.launcher.guardian import guarded
 from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.live import LiveView
 from toolkit.launcher.manifest import Graph
-from toolkit.launcher.output import PlainView, View, is_terminal, wants_colour
+from toolkit.launcher.output import PlainView, QuietView, View, is_terminal, wants_colour
 from toolkit.launcher.placement import Placed, describe, describe_machine, place
+from toolkit.launcher.ports import held_ports
 from toolkit.launcher.processes import COMMAND, Processes
+from toolkit.launcher.record import LimitedFile, Record, Views
 from toolkit.launcher.security import join
 from toolkit.launcher.specify import specify
-from toolkit.launcher.supervisor import Launch, Limits, Supervisor
+from toolkit.launcher.state import Run, announce, claimed
+from toolkit.launcher.supervisor import SERVICE_FAILED, Limits, Supervisor
 from toolkit.launcher.trust import Trust, needs_edges, plan_trust
-from toolkit.spec import ReplicaSpec
+
+Style = Literal["full", "quiet", "json"]
+"""What is shown: everything, errors alone, or each event as a line of JSON."""
 
 
 def up(
@@ -32,26 +42,49 @@ def up(
     *,
     stream: TextIO,
     environ: Mapping[str, str],
+    style: Style = "full",
     command: Sequence[str] = COMMAND,
 ) -> int:
-    """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
+    """Run a graph until it is stopped. Returns the exit code.
+
+    Before anything starts it raises GraphError, PlacementError, RunningError where it is up already, and ConflictError where
+    a port or a folder is somebody else's.
+    """
     placed = place(graph, machine)
     trust = plan_trust(graph, find_edges(graph, check_edges(graph)) if needs_edges(graph) else {})
     with (
-        Processes(
-            project_folder(graph.path), command=command, environ=environ
-        ) as processes,  # signals are caught to the end
+        Processes(project_folder(graph.path), command=command, environ=environ) as processes,  # signals are caught
+        claimed(graph.path, environ) as state,
+        held_ports(_ports(graph)),
         runtime_folder(environ) as folder,
+        guarded(processes.mark, folder),
+        closing(LimitedFile(state)) as log,
     ):
-        launches = plan_launches(graph, placed, folder, limits, trust)
-        view = _make_view(machine, placed, stream, environ)
+        desk = Desk(folder / "control.sock", processes)
+        starts = Starts(graph, machine, placed, folder, limits, trust)
+        shown = _make_view(placed, stream, environ, style)
+        view = Views(shown, Record(log, time.time, shown.complain))
+        _show_plan(view, machine, placed)
         if any(each.memory is not None for each in placed):
             view.say(processes.how_memory_is_limited)
-        supervisor = Supervisor(graph, launches, limits=limits, processes=processes, view=view, clock=time.monotonic)
+        supervisor = Supervisor(
+            graph,
+            starts.first(),
+            starts=starts,
+            limits=limits,
+            processes=processes,
+            view=view,
+            clock=time.monotonic,
+            answer=desk.answer,
+        )
+        announce(state, Run(pid=os.getpid(), name=graph.name, path=str(graph.path.resolve()), socket=desk.path))
+        code = SERVICE_FAILED
         try:
-            return supervisor.run()
+            code = supervisor.run()
         finally:
             view.settle()
+            desk.close(code)
+        return code
 
 
 def show_plan(graph: Graph, machine: Machine, *, stream: TextIO, environ: Mapping[str, str]) -> None:
@@ -69,36 +102,75 @@ def _show_plan(view: View, machine: Machine, placed: Sequence[Placed]) -> None:
         view.line(each.name, describe(each))
 
 
-def plan_launches(
-    graph: Graph, placed: Sequence[Placed], folder: Path, limits: Limits, trust: Mapping[str, Trust]
-) -> list[Launch]:
-    """The replicas' specifications: every address is known before the first process starts."""
-    addresses = choose_addresses(placed, folder, pick_port=pick_port_where_needed())
-    return [
-        Launch(name=each.name, spec=_specify(graph, each, addresses, limits, trust[each.deployment]), env=each.env)
-        for each in placed
-    ]
+def _ports(graph: Graph) -> Iterator[tuple[str, str, int]]:
+    for name in graph.services:
+        port = graph.port(name)
+        if port is not None:
+            yield graph.where("services", name, "port"), graph.host(name), port
 
 
-def _specify(
-    graph: Graph, placed: Placed, addresses: Mapping[str, tuple[str, ...]], limits: Limits, trust: Trust
-) -> ReplicaSpec:
-    name, port = placed.deployment, graph.port(placed.deployment)
-    listen = (addresses[name][placed.index], *([join(graph.host(name), port)] if port else []))
-    return replace(
-        specify(graph, name, listen=listen, addresses=addresses, trust=trust),
-        replica=placed.index,
-        device=placed.device,
-        cores=placed.cores,
-        memory=placed.memory,
-        start_timeout=limits.start_timeout,
-        drain_timeout=limits.drain_timeout,
-    )
+class Starts:
+    """The replicas' specifications, those included that come later."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        machine: Machine,
+        placed: Sequence[Placed],
+        folder: Path,
+        limits: Limits,
+        trust: Mapping[str, Trust],
+    ) -> None:
+        self._graph = graph
+        self._machine = machine
+        self._placed = {(each.deployment, each.index): each for each in placed}
+        self._folder = folder
+        self._limits = limits
+        self._trust = trust
+
+    def first(self) -> list[Launch]:
+        """Those that start together: every address is known before the first process starts."""
+        placed = list(self._placed.values())
+        addresses = choose_addresses(placed, self._folder, pick_port=pick_port_where_needed())
+        return [self._launch(each, 1, addresses[each.deployment][each.index], addresses) for each in placed]
+
+    def plan(self, deployment: str, count: int) -> None:
+        """Find places for so many replicas of a deployment. Raises PlacementError where there are none."""
+        kept = [each for key, each in self._placed.items() if key[0] != deployment or key[1] < count]
+        counts = {**dict.fromkeys(self._graph.services, 0), deployment: count}
+        placed = place(self._graph, self._machine, counts=counts, kept=kept)
+        self._placed = {(each.deployment, each.index): each for each in placed}
+
+    def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
+        """One that joins those that serve: the `number`-th in its place."""
+        placed = self._placed[deployment, index]
+        own = choose_address(placed, number, self._folder, pick_port=pick_port_where_needed())
+        launch = self._launch(placed, number, own, addresses)
+        return replace(launch, spec=replace(launch.spec, joins=True))
+
+    def _launch(self, placed: Placed, number: int, own: str, addresses: Addresses) -> Launch:
+        name, port = placed.deployment, self._graph.port(placed.deployment)
+        listen = (own, *([join(self._graph.host(name), port)] if port else []))
+        known = {**dict.fromkeys(self._graph.absent, ()), **addresses}
+        spec = replace(
+            specify(self._graph, name, listen=listen, addresses=known, trust=self._trust[name]),
+            replica=placed.index,
+            device=placed.device,
+            cores=placed.cores,
+            memory=placed.memory,
+            start_timeout=self._limits.start_timeout,
+            drain_timeout=self._limits.drain_timeout,
+            shares_ports=True,
+        )
+        own_name = f"{name}.{placed.index}" if placed.index else placed.name  # the first may have been the only one
+        return Launch(name=own_name if number == 1 else f"{own_name}#{number}", spec=spec, env=placed.env)
 
 
-def _make_view(machine: Machine, placed: Sequence[Placed], stream: TextIO, environ: Mapping[str, str]) -> View:
+def _make_view(placed: Sequence[Placed], stream: TextIO, environ: Mapping[str, str], style: Style) -> View:
+    if style == "json":
+        return Record(stream, time.time)
+    kind: type[PlainView] = LiveView if is_terminal(stream, environ) else PlainView
+    if style == "quiet":
+        kind = QuietView
     names = [each.name for each in placed]
-    kind = LiveView if is_terminal(stream, environ) else PlainView
-    plan = PlainView(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)
-    _show_plan(plan, machine, placed)
     return kind(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)

@@ -140,6 +140,12 @@ class Admission:
     def queued(self) -> int:
         return len(self._queue)
 
+    @property
+    def wait(self) -> float:
+        """About how many seconds a new call would wait for its turn."""
+        is_busy = self._queue or self.running >= self.limit
+        return self.seconds * (len(self._queue) + 1) / self.limit if is_busy else 0.0
+
     def _enqueue(self, remaining: float, kind: str) -> Ticket | Refuse:
         wait = self.seconds * (len(self._queue) + 1) / self.limit
         if len(self._queue) >= self._max_queue:

@@ -1,0 +1,161 @@
+"""What can be asked of a running graph, and when that is done. Decides nothing: the supervisor does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from toolkit.errors import PlacementError
+from toolkit.launcher.events import Asked
+from toolkit.launcher.fleet import Group, Replica
+from toolkit.launcher.hints import near
+from toolkit.launcher.manifest import MAX_REPLICAS, Graph
+
+Answer = Mapping[str, Any]
+Answerer = Callable[[int, Answer], None]
+FAILED, WRONG, NO_ROOM = 1, 2, 3
+
+
+class Ruler(Protocol):
+    """What the supervisor lets others ask for."""
+
+    graph: Graph
+    is_serving: bool
+
+    @property
+    def groups(self) -> Mapping[str, Group]: ...
+
+    @property
+    def now(self) -> float: ...
+
+    def restart(self, names: Iterable[str]) -> None: ...
+
+    def scale(self, name: str, count: int) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Requests:
+    """Those that are under way. Each is answered once, or not at all where the graph ends first."""
+
+    def __init__(self, ruler: Ruler, answer: Answerer) -> None:
+        self._ruler = ruler
+        self._answer = answer
+        self._open: list[tuple[int, Callable[[], Answer | None]]] = []
+
+    def take(self, asked: Asked) -> None:
+        answer = self._begin(asked.request)
+        if callable(answer):
+            self._open.append((asked.client, answer))
+        else:
+            self._answer(asked.client, answer)
+
+    def settle(self) -> None:
+        """Answer those that are done by now."""
+        if self._open:
+            answers = [(client, check, check()) for client, check in self._open]
+            self._open = [(client, check) for client, check, answer in answers if answer is None]
+            for client, _, answer in answers:
+                if answer is not None:
+                    self._answer(client, answer)
+
+    def _begin(self, request: Mapping[str, Any]) -> Answer | Callable[[], Answer | None]:
+        match request:
+            case {"do": "ps"}:
+                return {"code": 0, "name": self._ruler.graph.name, "replicas": describe(self._ruler)}
+            case {"do": "wait"}:
+                return lambda: {"code": 0} if self._ruler.is_serving else None
+            case {"do": "down"}:
+                self._ruler.stop()
+                return lambda: None
+            case {"do": "restart", "services": list(names)}:
+                return self._restart([str(name) for name in names])
+            case {"do": "scale", "counts": dict(counts)}:
+                return self._scale(counts)
+        return _refuse("the graph was started by another version of the toolkit: take it down, and up again")
+
+    def _restart(self, names: list[str]) -> Answer | Callable[[], Answer | None]:
+        problem = self._find_problem(names)
+        if problem is not None:
+            return problem
+        groups = [self._ruler.groups[name] for name in names or self._ruler.groups]
+        self._ruler.restart([group.name for group in groups])
+        return lambda: _outcome(groups)
+
+    def _scale(self, counts: Mapping[str, Any]) -> Answer | Callable[[], Answer | None]:
+        problem = self._find_problem(counts)
+        if problem is not None:
+            return problem
+        for name, count in counts.items():
+            if type(count) is not int or not 1 <= count <= MAX_REPLICAS:
+                return _refuse(f"{name}={count}: name a number from 1 to {MAX_REPLICAS}")
+            if count > 1 and self._ruler.graph.port(name) is not None:
+                port = self._ruler.graph.port(name)
+                return _refuse(
+                    f"{name}={count}: port {port} takes one process; put a deployment of one replica before it"
+                )
+        try:
+            for name, count in counts.items():
+                self._ruler.scale(name, count)
+        except PlacementError as error:
+            return {"code": NO_ROOM, "error": str(error)}
+        return lambda: _outcome([self._ruler.groups[name] for name in counts])
+
+    def _find_problem(self, names: Iterable[str]) -> Answer | None:
+        for name in names:
+            if name not in self._ruler.groups:
+                known = near(name, self._ruler.groups) or "there are " + ", ".join(self._ruler.groups)
+                return _refuse(f"no deployment is named {name!r}; {known}")
+        if not self._ruler.is_serving:
+            return {"code": FAILED, "error": "the graph is still starting; ask again when it is ready"}
+        return None
+
+
+def describe(ruler: Ruler) -> list[dict[str, Any]]:
+    """A row for each replica, and for each place whose replica is gone."""
+    found = []
+    for group in ruler.groups.values():
+        found += [_row(ruler, group, replica) for replica in sorted(group.running, key=lambda each: each.index)]
+        for index in sorted({*group.due, *group.lost}):
+            state = "backoff" if index in group.due else "failed"
+            found.append({"name": f"{group.name}.{index}", "deployment": group.name, "state": state})
+    return found
+
+
+def _row(ruler: Ruler, group: Group, replica: Replica) -> dict[str, Any]:
+    spec, load = replica.launch.spec, replica.load
+    restarts = group.restarts.get(replica.index)
+    return {
+        "name": replica.name,
+        "deployment": group.name,
+        "state": replica.state.value,
+        "phase": replica.row.phase,
+        "pid": replica.pid,
+        "device": spec.device,
+        "uptime": round(ruler.now - replica.started_at, 1),
+        "restarts": restarts.count if restarts else 0,
+        "running": load.running if load else 0,
+        "queued": load.queued if load else 0,
+        "addresses": list(spec.listen),
+    }
+
+
+def _outcome(groups: Iterable[Group]) -> Answer | None:
+    found = list(groups)
+    if not all(group.is_settled for group in found):
+        return None
+    problems = [
+        f"{group.name}: the new replica could not start, and the old one goes on serving; see toolkit logs {group.name}"
+        for group in found
+        if group.refused and group.refused >= group.generation
+    ]
+    problems += [
+        f"{group.name}: {len(group.lost)} of {group.target} replicas could not start; see toolkit logs {group.name}"
+        for group in found
+        if group.lost
+    ]
+    return {"code": FAILED, "error": "\n".join(problems)} if problems else {"code": 0}
+
+
+def _refuse(why: str) -> Answer:
+    return {"code": WRONG, "error": why}
