@@ -44,6 +44,7 @@ async def connect(
     tls: Tls | None = None,
     token_file: File = "",
     insecure: bool = False,
+    ahead: int = AHEAD,
 ) -> AsyncIterator[C]:
     """A client of what answers at these addresses, replicas of one another (`HOST:PORT` or `unix:/path`), closed with the
     block. `dns:///HOST:PORT` stands for every address that the host has, as it changes:
@@ -51,11 +52,13 @@ async def connect(
     `async with connect(ScoringClient, "127.0.0.1:50051") as scoring: await scoring.score(pair, timeout=5)`
 
     `token_file` holds a bearer token in its first line, and is read again when it changes. A token goes to another
-    machine over TLS only, or with `insecure`. Raises StartError where a file is wrong.
+    machine over TLS only, or with `insecure`. `ahead`: bytes that the writer of a stream may be ahead of its reader. Raises
+    StartError where a file is wrong.
     """
     limits = MessageLimits(max_message_bytes)
     outgoing = _outgoing(tls, os.fspath(token_file), insecure)
-    transport = pool(addresses, client.__contract__, name=client.__contract__.name, limits=limits, outgoing=outgoing)
+    contract = client.__contract__
+    transport = pool(addresses, contract, name=contract.name, limits=limits, outgoing=outgoing, ahead=ahead)
     try:
         yield client(transport)
     finally:
