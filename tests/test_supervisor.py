@@ -16,6 +16,7 @@ import pytest
 from toolkit.errors import PlacementError
 from toolkit.launcher.document import Key, Place
 from toolkit.launcher.events import (
+    Asked,
     Described,
     Draining,
     Event,
@@ -33,7 +34,7 @@ from toolkit.launcher.events import (
     parse_event,
 )
 from toolkit.launcher.fleet import Addresses, Launch
-from toolkit.launcher.manifest import Deployment, Graph
+from toolkit.launcher.manifest import Deployment, Graph, Replicas, Traffic
 from toolkit.launcher.output import Row
 from toolkit.launcher.supervisor import Limits, Supervisor
 from toolkit.spec import ReplicaSpec
@@ -168,6 +169,7 @@ class Told:
     code: int
     view: FakeView
     processes: FakeProcesses
+    answers: list[tuple[int, Mapping[str, Any]]]
 
     @property
     def terminated(self) -> list[str]:
@@ -196,8 +198,9 @@ class FakeStarts:
         return Launch(name=name if number == 1 else f"{name}#{number}", spec=spec, env={})
 
 
-def graph(names: tuple[str, ...], strategy: Literal["rolling", "recreate"] = "rolling") -> Graph:
-    services = {name: Deployment(service=f"m:{name.title()}", strategy=strategy) for name in names}
+def graph(names: tuple[str, ...], strategy: Literal["rolling", "recreate"], most: int) -> Graph:
+    said = {"strategy": strategy, "replicas": Replicas(min=1, max=most), "traffic": Traffic(max_concurrency=10)}
+    services = {name: Deployment(service=f"m:{name.title()}", **said) for name in names}
     places: dict[Key, Place] = {
         ("services", name): Place("graph.yaml", number + 4) for number, name in enumerate(names)
     }
@@ -213,9 +216,11 @@ def replay(
     deaf: tuple[str, ...] = (),
     immortal: tuple[str, ...] = (),
     strategy: Literal["rolling", "recreate"] = "rolling",
+    most: int = 1,
 ) -> Told:
     processes = FakeProcesses(deque(script), broken=broken, deaf=deaf, immortal=immortal)
     view = FakeView()
+    answers: list[tuple[int, Mapping[str, Any]]] = []
     launches = [
         Launch(
             name=name if count == 1 else f"{name}.{index}",
@@ -227,7 +232,7 @@ def replay(
         for index in range(count)
     ]
     supervisor = Supervisor(
-        graph(names, strategy),
+        graph(names, strategy, most),
         launches,
         starts=FakeStarts(),
         limits=limits,
@@ -235,8 +240,9 @@ def replay(
         view=view,
         clock=processes.clock,
         chance=lambda: 0.5,
+        answer=lambda client, answer: answers.append((client, answer)),
     )
-    return Told(supervisor.run(), view, processes)
+    return Told(supervisor.run(), view, processes, answers)
 
 
 def described(*names: str) -> list[Event]:
@@ -413,6 +419,109 @@ def test_one_of_several_that_is_given_up_leaves_the_others_serving() -> None:
 def test_a_start_that_fails_is_not_tried_again() -> None:
     told = replay(*UP, Exited("leaf", 3), 0.3, Failed("leaf#2", "importing m failed"), Exited("leaf#2", 1))
     assert (told.code, told.view.complaints[1:]) == (1, ["leaf#2: importing m failed"])
+
+
+# What is asked for
+
+
+RESTART = Asked(7, {"do": "restart", "services": ["leaf"]})
+
+
+def test_a_replacement_is_ready_before_the_old_one_leaves() -> None:
+    told = replay(*UP, RESTART, *back("leaf#2"), INT)
+    assert (told.code, told.answers) == (0, [(7, {"code": 0})])
+    assert told.processes.spawned[3:] == ["leaf#2"]
+    assert told.terminated == ["leaf", "top", "middle", "leaf#2"]
+    assert ("leaf", {"replaced": True}) in told.processes.messages
+    assert told.view.complaints == []
+
+
+def test_a_replacement_that_cannot_start_leaves_the_old_one_and_is_not_tried_again() -> None:
+    told = replay(*UP, RESTART, Failed("leaf#2", "SyntaxError"), Exited("leaf#2", 1), 1000.0, INT)
+    assert told.view.complaints == ["leaf#2: SyntaxError", "leaf goes on serving"]
+    assert told.processes.spawned[3:] == ["leaf#2"]
+    assert [(client, answer["code"]) for client, answer in told.answers] == [(7, 1)]
+    assert told.code == 0
+
+
+def test_a_replacement_that_dies_leaves_the_old_one() -> None:
+    told = replay(*UP, RESTART, Exited("leaf#2", SEGV), 1000.0, INT)
+    assert told.view.complaints[1] == "leaf goes on serving"
+    assert told.processes.spawned[3:] == ["leaf#2"]
+
+
+def test_several_are_replaced_one_at_a_time() -> None:
+    names = ("leaf.0", "leaf.1")
+    story = [RESTART, *back("leaf#2"), *back("leaf.1#2"), INT]
+    told = replay(*described(*names), *ready(*names), *story, names=("leaf",), replicas={"leaf": 2})
+    order = [each for each in told.processes.told if each[1] in names]
+    assert order == [("terminate", "leaf.0"), ("terminate", "leaf.1")]
+    assert told.processes.spawned[2:] == ["leaf#2", "leaf.1#2"]
+
+
+def test_recreate_lets_all_leave_before_a_new_one_starts() -> None:
+    told = replay(*UP, RESTART, *back("leaf#2"), INT, strategy="recreate")
+    assert told.code == 0
+    assert told.processes.messages == [
+        (name, {"addresses": {"leaf": ("unix:/leaf.0.2",)}}) for name in ("middle", "top")
+    ]
+
+
+def test_scaling_up_starts_more_and_tells_their_callers() -> None:
+    scale = Asked(7, {"do": "scale", "counts": {"leaf": 3}})
+    told = replay(*UP, scale, *back("leaf.1"), *back("leaf.2"), INT)
+    assert (told.code, told.answers) == (0, [(7, {"code": 0})])
+    assert told.processes.messages[-1] == (
+        "top",
+        {"addresses": {"leaf": ("unix:/leaf.0.1", "unix:/leaf.1.1", "unix:/leaf.2.1")}},
+    )
+
+
+def test_scaling_down_tells_callers_before_a_replica_is_asked_to_go() -> None:
+    scale = [Asked(1, {"do": "scale", "counts": {"leaf": count}}) for count in (2, 1)]
+    told = replay(*UP, scale[0], *back("leaf.1"), scale[1], INT)
+    assert told.terminated[0] == "leaf.1"
+    assert told.processes.messages[-1] == ("top", {"addresses": {"leaf": ("unix:/leaf.0.1",)}})
+
+
+def test_scaling_beyond_the_machine_is_refused() -> None:
+    told = replay(*UP, Asked(1, {"do": "scale", "counts": {"leaf": 10}}), INT)
+    assert told.answers == [(1, {"code": 3, "error": "no room"})]
+    assert told.processes.spawned == list(ALL)
+
+
+def test_down_is_a_clean_stop() -> None:
+    told = replay(*UP, Asked(1, {"do": "down"}))
+    assert (told.code, told.terminated) == (0, ["top", "middle", "leaf"])
+
+
+def test_who_waits_is_told_when_all_is_ready() -> None:
+    told = replay(Asked(3, {"do": "wait"}), *UP, INT)
+    assert told.answers == [(3, {"code": 0})]
+
+
+@pytest.mark.parametrize("request_", [{}, {"do": "fly"}, {"do": "restart", "services": 3}, {"do": "scale"}])
+def test_what_nobody_understands_is_refused(request_: Mapping[str, Any]) -> None:
+    ((_, answer),) = replay(*UP, Asked(1, request_), INT).answers
+    assert answer["code"] == 2
+
+
+def busy(seconds: int, **loads: float) -> list[Event | float]:
+    """Each replica says every second how many calls it has."""
+    return [each for _ in range(seconds) for each in (1.0, *(Load(name, n, 0, 0.0) for name, n in loads.items()))]
+
+
+def test_more_calls_bring_more_replicas_and_fewer_calls_let_them_go() -> None:
+    up = [*described("leaf"), *ready("leaf")]
+    story = [*busy(5, leaf=20), *back("leaf.1"), *back("leaf.2"), *busy(200, leaf=1)]
+    told = replay(*up, *story, INT, names=("leaf",), most=4)
+    assert told.processes.spawned == ["leaf", "leaf.1", "leaf.2"]
+    assert told.terminated[:2] == ["leaf.2", "leaf.1"]
+    assert [line for line in told.view.said if "replicas, " in line] == [
+        "leaf: 3 replicas, 1 before (20 calls, 0.0 s to wait)",
+        "leaf: 2 replicas, 3 before (1 calls, 0.0 s to wait)",
+        "leaf: 1 replicas, 2 before (1 calls, 0.0 s to wait)",
+    ]
 
 
 HANG = replace(LIMITS, hang_timeout=10.0)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -397,6 +397,29 @@ def check(file: GraphFile, override: Overrides = None, assign: Assignments = Non
     plan_trust(graph, edges)
     count = sum(map(len, edges.values()))
     typer.echo(f"ok: {graph.name}: deployments {len(edges)}, edges {count}")
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  toolkit graph graph.yaml
+  toolkit graph graph.yaml --format mermaid >> README.md
+  toolkit graph graph.yaml --format dot | dot -Tsvg > graph.svg
+"""
+)
+def graph(
+    file: GraphFile,
+    style: Annotated[Literal["ascii", "mermaid", "dot", "json"], typer.Option("--format", help="As what.")] = "ascii",
+    override: Overrides = None,
+    assign: Assignments = None,
+) -> None:
+    """Draw a graph: who calls whom, as its classes say."""
+    from toolkit.launcher.inspector import check_edges
+    from toolkit.launcher.manifest import load_graph
+    from toolkit.launcher.picture import draw
+
+    loaded = load_graph(file, override or (), assign or ())
+    typer.echo(draw(loaded, check_edges(loaded), style))
 
 
 @app.command(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import random
 
+from toolkit.errors import PlacementError
 from toolkit.launcher.edges import Description, find_edges, find_problems, find_tiers
 from toolkit.launcher.events import (
     Asked,
@@ -37,6 +38,8 @@ from toolkit.launcher.output import Row, View
 from toolkit.launcher.processes import ProcessTable
 from toolkit.launcher.requests import Answerer, Requests
 from toolkit.launcher.restarts import DEFAULT_RESTARTS, RestartOptions, Restarts
+from toolkit.launcher.scaling import Demand, Scaler
+from toolkit.spec import ReplicaSpec
 
 OK = 0
 SERVICE_FAILED = 1
@@ -54,6 +57,9 @@ KILL_GRACE = 10.0
 """Seconds after SIGKILL until a process counts as stuck in the kernel, and is left behind."""
 DUMP_GRACE = 0.5
 """Seconds for a replica that hangs to say where."""
+CAPACITY = ReplicaSpec(service="").max_concurrency
+SCALE_EVERY = 1.0
+"""Seconds between two looks at how many replicas the calls need."""
 PAUSE = 1.0
 """Seconds by which the launcher may be late itself; what is more it does not count against anybody."""
 
@@ -97,6 +103,12 @@ class Supervisor:
         self._restarts = restarts
         self.groups = {name: Group(name, 0) for name in graph.services}
         self._requests = Requests(self, answer)
+        self._scalers = {
+            name: Scaler(each.replicas.min, each.replicas.max, each.traffic.max_concurrency or CAPACITY, clock=clock)
+            for name, each in graph.services.items()
+            if each.replicas.min < each.replicas.max
+        }
+        self._scale_at = clock()
         self._replicas: dict[str, Replica] = {}
         for launch in launches:
             group = self._add(Replica(launch))
@@ -141,7 +153,9 @@ class Supervisor:
             group.lost.clear()
 
     def scale(self, name: str, count: int) -> None:
-        """Raises PlacementError where the machine has no room for so many."""
+        """Raises PlacementError where the machine has no room for so many. What `replicas` of the file allows goes on from
+        there.
+        """
         self._starts.plan(name, count)
         group = self.groups[name]
         group.target = count
@@ -348,6 +362,8 @@ class Supervisor:
         """Bring each deployment a step nearer to what it should be."""
         if not self.is_serving:
             return
+        if self._scalers and self._clock() >= self._scale_at:
+            self._scale_by_calls()
         for group in self.groups.values():
             if self.is_stopping:
                 return
@@ -362,6 +378,25 @@ class Supervisor:
                     self._ask_to_stop(replica, self._limits.drain_timeout + EXIT_GRACE)
             elif group.outdated and group.serving == group.running:  # one at a time, until the one before is gone
                 self._join(group, group.outdated[0].index)
+
+    def _scale_by_calls(self) -> None:
+        """As many replicas as the calls need, where the file leaves that open."""
+        self._scale_at = self._clock() + SCALE_EVERY
+        for name, scaler in self._scalers.items():
+            group = self.groups[name]
+            loads = [each.load for each in group.serving if each.load is not None]
+            if not group.is_settled or not loads:
+                continue
+            demand = Demand(sum(load.running + load.queued for load in loads), max(load.wait for load in loads))
+            count = scaler.decide(group.target, demand)
+            if count != group.target:
+                before, calls = group.target, f"{demand.outstanding:g} calls, {demand.wait:.1f} s to wait"
+                try:
+                    self.scale(name, count)
+                except PlacementError as error:
+                    self._complain(f"{name}: {calls}, and no room for {count} replicas: {error}")
+                else:
+                    self._view.say(f"{name}: {count} replicas, {before} before ({calls})")
 
     def _is_emptying(self, group: Group) -> bool:
         """All must leave before a new one starts."""
@@ -492,6 +527,8 @@ class Supervisor:
         points += [due for group in self.groups.values() for due in group.due.values()]
         if self._is_starting():
             points.append(self._start_by)
+        elif self._scalers and not self.is_stopping:
+            points.append(self._scale_at)
         waits = [max(0.0, point - self._clock()) for point in points]
         if self._view.interval is not None:
             waits.append(self._view.interval)
