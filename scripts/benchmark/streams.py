@@ -15,11 +15,12 @@ import grpc.aio
 
 from scripts.benchmark import bare
 from scripts.benchmark.case import Case, Outcome, Work, micros, ratio, time_in_turns
-from scripts.benchmark.processes import ECHO, ours, server, theirs
+from scripts.benchmark.processes import ours, server, theirs
 from services.echo.v1.echo_toolkit import EchoClient, Note
 from toolkit.connect import connect
 
 ITEMS: Final = 500
+SOURCE: Final = ("toolkit.replica", "scripts.benchmark.chained:Source", "--listen")
 CHAINED: Final = ("toolkit.replica", "scripts.benchmark.chained:Chained")
 ASK: Final = Note(text="a token or two", times=ITEMS)
 FIRST: Final = Note(text="a token or two", times=1)
@@ -34,7 +35,7 @@ MOST_BYTES: Final = 4096
 async def chain(length: int) -> AsyncIterator[EchoClient]:
     """A handle to the first of so many services, each in a process of its own; the last one is the source."""
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(server(*ECHO))
+        address = await stack.enter_async_context(server(*SOURCE))
         for _ in range(length - 1):
             command = (*CHAINED, "--handle", f"source={address}", "--listen")
             address = await stack.enter_async_context(server(*command))
@@ -45,20 +46,20 @@ def bare_stream(channel: grpc.aio.Channel) -> Work:
     repeat = channel.unary_stream("/services.echo.v1.Echo/Repeat", bare.Note.SerializeToString, bare.Note.FromString)
 
     async def read() -> None:
-        count = 0
-        async for _ in repeat(bare.Note(text=ASK.text, times=ITEMS)):
-            count += 1
-        assert count == ITEMS
+        length = 0
+        async for note in repeat(bare.Note(text=ASK.text, times=ITEMS)):
+            length += len(note.text)
+        assert length == ITEMS * len(ASK.text)
 
     return read
 
 
 def our_stream(echo: EchoClient) -> Work:
     async def read() -> None:
-        count = 0
-        async for _ in echo.repeat(ASK):
-            count += 1
-        assert count == ITEMS
+        length = 0
+        async for note in echo.repeat(ASK):
+            length += len(note.text)
+        assert length == ITEMS * len(ASK.text)
 
     return read
 
@@ -73,7 +74,7 @@ def first_item(echo: EchoClient) -> Work:
 
 async def stream_grpc() -> Outcome:
     """Items a second of a server's stream, through a handle ÷ through a bare stub."""
-    async with ours() as echo, theirs() as channel:
+    async with chain(1) as echo, theirs() as channel:
         return await _against_bare("stream-grpc", echo, channel, 0.85)
 
 
