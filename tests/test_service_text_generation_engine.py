@@ -79,6 +79,11 @@ async def all_made(engine: Engine, count: int = 16, **sampling: Any) -> list[lis
     return await asyncio.gather(*(made(engine, prompt, count, **sampling) for prompt in PROMPTS))
 
 
+async def read_into(found: list[int], tokens: AsyncIterator[int]) -> None:
+    async for token in tokens:
+        found.append(token)  # noqa: PERF401  # those before a failure are wanted
+
+
 async def test_texts_made_together_are_those_of_transformers_own_generation(engine: Engine, random: Random) -> None:
     assert await all_made(engine) == [random.greedy(prompt, 16) for prompt in PROMPTS]
 
@@ -112,6 +117,13 @@ async def test_texts_that_outgrow_the_memory_together_lose_no_token(random: Rand
         assert await all_made(engine, 150) == [random.greedy(prompt, 150) for prompt in PROMPTS]
         drawn = await all_made(engine, 150, temperature=1.0, seed=3)
         assert drawn == [await made(engine, prompt, 150, temperature=1.0, seed=3) for prompt in PROMPTS]
+
+
+async def test_a_slow_reader_loses_no_token(engine: Engine, random: Random) -> None:
+    async with aclosing(engine.tokens([1, 2], Sampling(max_new_tokens=100))) as tokens:
+        first = [await anext(tokens)]
+        assert await made(engine, [3, 4], 120) == random.greedy([3, 4], 120)  # ends after the text that is not read
+        assert first + [token async for token in tokens] == random.greedy([1, 2], 100)
 
 
 async def test_each_text_draws_from_its_own_seed(engine: Engine) -> None:
@@ -158,6 +170,17 @@ async def test_a_step_that_fails_ends_its_texts_and_the_next_one_is_served(engin
     random.failure = None
     await asyncio.to_thread(engine._manager._generation_thread.join)
     assert await made(engine, [1, 2]) == random.greedy([1, 2], 16)
+
+
+async def test_a_failure_comes_after_the_tokens_before_it(engine: Engine, random: Random) -> None:
+    async with aclosing(engine.tokens([1, 2], Sampling(max_new_tokens=4000))) as tokens:
+        found = [await anext(tokens)]
+        random.failure = RuntimeError("out of memory")
+        with pytest.raises(ModelFailedError, match="out of memory"):
+            await read_into(found, tokens)
+    count = len(random.steps) - 1  # a token of each step but the last
+    random.failure = None
+    assert found == random.greedy([1, 2], count)
 
 
 async def test_stopping_ends_the_texts_under_way_and_the_thread(random: Random) -> None:

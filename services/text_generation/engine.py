@@ -77,20 +77,20 @@ class Engine:
         Close it to stop early: the next step goes without this text. Raises ModelFailedError.
         """
         name = next(self._names)
-        outputs = self._routes.open(name)
+        latest = self._routes.open(name)
         self._choices.open(name, sampling)
         is_finished = False
         said = 0
         try:
             self._submit(name, prompt, sampling)
             while not is_finished:
-                output = await outputs.get()
+                output = await latest.changed()
                 is_finished = output.is_finished()
-                if output.error is not None:
-                    raise ModelFailedError(f"the model failed: {output.error}")
                 for token in output.generated_tokens[said:]:
                     yield token
                 said = len(output.generated_tokens)
+                if output.error is not None:
+                    raise ModelFailedError(f"the model failed: {output.error}")
         finally:
             self._routes.close(name)
             self._choices.close(name)
@@ -113,11 +113,10 @@ class _Routes(OutputRouter):  # type: ignore[misc]  # transformers has no types
     def __init__(self) -> None:
         super().__init__()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[str, asyncio.Queue[Any]] = {}
+        self._waiting: dict[str, _Latest] = {}
 
-    def open(self, name: str) -> asyncio.Queue[Any]:
-        """No more comes into it than the text has tokens."""
-        return self._waiting.setdefault(name, asyncio.Queue())
+    def open(self, name: str) -> _Latest:
+        return self._waiting.setdefault(name, _Latest())
 
     def close(self, name: str) -> None:
         del self._waiting[name]
@@ -132,7 +131,25 @@ class _Routes(OutputRouter):  # type: ignore[misc]  # transformers has no types
     def _put(self, outputs: list[Any]) -> None:
         for output in outputs:
             if output.request_id in self._waiting:
-                self._waiting[output.request_id].put_nowait(output)
+                self._waiting[output.request_id].put(output)
+
+
+class _Latest:
+    """The latest output of one text. Each holds all of its tokens, so a slow reader needs no more than that."""
+
+    def __init__(self) -> None:
+        self._output: Any = None
+        self._has_changed = asyncio.Event()
+
+    def put(self, output: Any) -> None:
+        self._output = output
+        self._has_changed.set()
+
+    async def changed(self) -> Any:
+        """The output, once there is one that was not seen."""
+        await self._has_changed.wait()
+        self._has_changed.clear()
+        return self._output
 
 
 class _Choices(choosing.ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # transformers has no types

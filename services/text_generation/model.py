@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -42,10 +42,12 @@ class CausalModel:
         self._engine = Engine(self._model, self._ends, max_batch=max_batch, cache_tokens=cache_tokens)
 
     async def __aenter__(self) -> Self:
-        await self._engine.__aenter__()
-        progress("warm up")
-        async for _ in self._engine.tokens(self.encode("Hello", 1), Sampling(max_new_tokens=1)):
-            pass  # the first pass is slow: not for a caller to wait
+        async with AsyncExitStack() as until_ready:
+            await until_ready.enter_async_context(self._engine)
+            progress("warm up")
+            async for _ in self._engine.tokens(self.encode("Hello", 1), Sampling(max_new_tokens=1)):
+                pass  # the first pass is slow: not for a caller to wait
+            until_ready.pop_all()  # `__aexit__` stops it
         return self
 
     async def __aexit__(
