@@ -81,7 +81,7 @@ async def all_made(engine: Engine, count: int = 16, **sampling: Any) -> list[lis
 
 async def read_into(found: list[int], tokens: AsyncIterator[int]) -> None:
     async for token in tokens:
-        found.append(token)  # noqa: PERF401  # those before a failure are wanted
+        found.append(token)  # those before a failure are wanted
 
 
 async def test_texts_made_together_are_those_of_transformers_own_generation(engine: Engine, random: Random) -> None:
