@@ -687,7 +687,7 @@ def _read_line(field: FieldDescriptor, attribute: str, convert: str) -> tuple[st
     if _is_map(field):
         value = f"{{k: {converted('c[k]')} for k in c}} if (c := {theirs}) else {{}}"
     elif field.is_repeated and converter is None:
-        value = f"{theirs}[:]"
+        value = f"c[:] if (c := {theirs}) else []"
     elif field.is_repeated:
         value = f"[{converted('i')} for i in c] if (c := {theirs}) else []"
     elif _has_presence(field):
