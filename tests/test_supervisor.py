@@ -17,6 +17,7 @@ from toolkit.errors import PlacementError
 from toolkit.launcher.document import Key, Place
 from toolkit.launcher.events import (
     Asked,
+    Changed,
     Described,
     Draining,
     Event,
@@ -25,6 +26,7 @@ from toolkit.launcher.events import (
     Failed,
     Load,
     Loaded,
+    Noted,
     OutOfMemory,
     Output,
     Progress,
@@ -504,6 +506,31 @@ def test_who_waits_is_told_when_all_is_ready() -> None:
 def test_what_nobody_understands_is_refused(request_: Mapping[str, Any]) -> None:
     ((_, answer),) = replay(*UP, Asked(1, request_), INT).answers
     assert answer["code"] == 2
+
+
+def test_only_what_is_made_of_a_changed_file_is_replaced() -> None:
+    files = [Loaded("leaf", ("/p/leaf.py", "/p/common.py")), Loaded("middle", ("/p/middle.py", "/p/common.py"))]
+    told = replay(*described(*ALL), *files, *ready(*ALL), Changed(("/p/leaf.py",)), *back("leaf#2"), INT)
+    assert told.processes.spawned[3:] == ["leaf#2"]
+    assert "leaf.py changed: replacing leaf" in told.view.said
+    both = replay(*described(*ALL), *files, *ready(*ALL), Changed(("/p/common.py", "/p/other.py")), INT)
+    assert sorted(both.processes.spawned[3:]) == ["leaf#2", "middle#2"]
+
+
+def test_a_change_that_cannot_start_is_mended_by_the_next_one() -> None:
+    files = Loaded("leaf", ("/p/leaf.py",))
+    broken = [Changed(("/p/leaf.py",)), Failed("leaf#2", "SyntaxError: line 3"), Exited("leaf#2", 1)]
+    mended = [5.0, Changed(("/p/leaf.py",)), *back("leaf#3")]
+    told = replay(*described(*ALL), files, *ready(*ALL), *broken, *mended, INT)
+    assert told.view.complaints == ["leaf#2: SyntaxError: line 3", "leaf goes on serving"]
+    assert told.terminated[:2] == ["leaf#2", "leaf"]
+    assert told.code == 0
+
+
+def test_what_is_wrong_with_a_proto_is_told_and_nothing_else_happens() -> None:
+    told = replay(*UP, Noted("a.proto:1:2: no\na.proto:3:4: no"), INT)
+    assert told.view.complaints == ["a.proto:1:2: no", "a.proto:3:4: no"]
+    assert (told.code, told.processes.spawned) == (0, list(ALL))
 
 
 def busy(seconds: int, **loads: float) -> list[Event | float]:

@@ -24,7 +24,7 @@ export.compose
 export.plan export.yaml_text
 launcher.up launcher.attach
 launcher.supervisor launcher.inspector launcher.addresses launcher.desk
-launcher.specify launcher.requests launcher.picture
+launcher.specify launcher.requests launcher.picture launcher.watch
 launcher.trust launcher.fleet
 launcher.placement launcher.edges launcher.inventory launcher.schema
 launcher.cores launcher.refusals

@@ -114,6 +114,7 @@ Examples:
   toolkit up graph.yaml -f production.yaml --set gpt2.replicas=2 --set gpt2.args.temperature=0.9
   toolkit up graph.yaml --dry-run --fake-gpus 2x24GiB
   toolkit up graph.yaml -d --wait
+  toolkit up graph.yaml --watch
   toolkit up graph.yaml classifier     this one, and what it calls
   NO_COLOR=1 toolkit up graph.yaml 2> up.log
 """
@@ -131,6 +132,9 @@ def up(
         typer.Option("--json", help="Each event as a line of JSON, on standard output; with -d as ps --json does."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors alone; toolkit logs has the rest.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Replace replicas when their files change; generate from a changed .proto.")
+    ] = False,
     no_deps: Annotated[bool, typer.Option("--no-deps", help="Leave out what the named SERVICEs call.")] = False,
     override: Overrides = None,
     assign: Assignments = None,
@@ -162,7 +166,7 @@ def up(
     from toolkit.launcher.inventory import find_machine
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.supervisor import Limits
-    from toolkit.launcher.up import Style, show_plan
+    from toolkit.launcher.up import Style, Watch, show_plan
     from toolkit.launcher.up import up as run_up
 
     limits = Limits(
@@ -180,7 +184,12 @@ def up(
         raise typer.Exit(_detach(file, wait=wait, as_json=as_json))
     style: Style = "json" if as_json else "quiet" if quiet else "full"
     stream = sys.stdout if as_json else sys.stderr
-    raise typer.Exit(run_up(graph, machine, limits, stream=stream, environ=os.environ, style=style))
+    follow: Watch | None = None
+    if watch:
+        from toolkit.launcher.watch import watched
+
+        follow = watched
+    raise typer.Exit(run_up(graph, machine, limits, stream=stream, environ=os.environ, style=style, watch=follow))
 
 
 def _detach(file: Path, *, wait: bool, as_json: bool) -> int:

@@ -274,3 +274,37 @@ def test_a_disk_that_is_full_stops_the_record_and_not_the_graph(project: Project
     assert running.errors == [
         "error: what the graph says is not recorded any more: No space left on device; make room, and start it again"
     ]
+
+
+def test_what_is_edited_is_replaced_and_a_mistake_leaves_the_old_one_serving(project: Project) -> None:
+    path = project.write('leaf: {class: "leaf:Edited"}\nentry: {class: "classes:Caller", port: PORT}')
+    source = project.folder / "leaf.py"
+
+    def write(text: str) -> None:
+        head = "from services.echo.v1.echo_toolkit import EchoBase, Note\n\nclass Edited(EchoBase):\n"
+        code = f"{head}    async def say(self, request, context):\n        return Note(text={text})\n"
+        source.write_text(code)
+
+    def said() -> str:
+        done = toolkit("call", "Say", "{}", "--graph", "graph.yaml", folder=project.folder)
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["text"])
+
+    write("'one'")
+    with up(path, "--watch") as running:
+        running.wait_ready()
+        assert said() == "one"
+        write("'two'")
+        running.wait_line("leaf.py changed: replacing leaf")
+        running.wait_line("leaf   | stopped")
+        assert said() == "two"
+        write("'three")
+        running.wait_line("SyntaxError: unterminated string literal")
+        running.wait_line("error: leaf#2 goes on serving")
+        assert said() == "two"
+        write("'four'")
+        running.wait_line("leaf#2 | stopped")
+        assert said() == "four"
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    assert not any(line.startswith("entry#") for line in running.said)

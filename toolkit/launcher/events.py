@@ -149,9 +149,16 @@ class Changed:
     paths: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something is wrong with the files of the project."""
+
+    complaint: str
+
+
 Said = Described | Progress | Waiting | Ready | Load | Loaded | Failed | Draining
 """What a replica tells of itself."""
-Event = Said | OutOfMemory | Exited | Output | Signalled | Asked | Changed
+Event = Said | OutOfMemory | Exited | Output | Signalled | Asked | Changed | Noted
 
 
 def parse_event(replica: str, line: bytes) -> Said:

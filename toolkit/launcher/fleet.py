@@ -62,7 +62,6 @@ class Replica:
     kill_at: float | None = None
     """It was asked to stop; at this time it is killed."""
     is_killed: bool = False
-    files: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -119,6 +118,8 @@ class Group:
     """Places that were given up."""
     numbers: dict[int, int] = field(default_factory=dict)
     """Place → replicas that were there so far."""
+    files: frozenset[str] = frozenset()
+    """What the newest replica that loaded is made of, where that is asked for."""
     told: tuple[str, ...] = ()
     """The addresses that its callers know."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import random
 
 from toolkit.errors import PlacementError
@@ -23,6 +24,7 @@ from toolkit.launcher.events import (
     Failed,
     Load,
     Loaded,
+    Noted,
     OutOfMemory,
     Output,
     Progress,
@@ -186,8 +188,10 @@ class Supervisor:
                 self._view.line(name, text, is_transient=is_transient)
             case Asked():
                 self._requests.take(event)
-            case Changed():
-                pass
+            case Changed(paths):
+                self._changed(paths)
+            case Noted(complaint):
+                self._complain(*complaint.splitlines())
             case _ if event.replica not in self._replicas:
                 pass  # left behind, and gone at last
             case OutOfMemory(name):
@@ -216,7 +220,7 @@ class Supervisor:
                 case Load():
                     replica.load = event
                 case Loaded(_, files):
-                    replica.files = frozenset(files)
+                    self.groups[replica.deployment].files = frozenset(files)
                 case Failed(_, message):
                     self._failed(replica, message)
                 case Draining():
@@ -324,6 +328,18 @@ class Supervisor:
             self._exit_code = FORCED + number
             for replica in list(self._replicas.values()):
                 self._kill(replica)
+
+    def _changed(self, paths: tuple[str, ...]) -> None:
+        """Replace the replicas that are made of these files."""
+        if self.is_stopping:
+            return
+        names = ", ".join(Path(path).name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
+        if str(self.graph.path.resolve()) in paths:
+            self._view.say(f"{self.graph.path.name} changed; that counts from the next toolkit up on")
+        touched = [name for name, group in self.groups.items() if not group.files.isdisjoint(paths)]
+        if touched:
+            self._view.say(f"{names} changed: replacing {', '.join(touched)}")
+            self.restart(touched)
 
     # Replicas that are lost, replaced, too many or missing
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
@@ -34,6 +34,9 @@ from toolkit.launcher.trust import Trust, needs_edges, plan_trust
 Style = Literal["full", "quiet", "json"]
 """What is shown: everything, errors alone, or each event as a line of JSON."""
 
+Watch = Callable[[Path, Processes, Mapping[str, str]], AbstractContextManager[None]]
+"""`watch.watched`: (folder, where events go, environment) → a block in which changes are events."""
+
 
 def up(
     graph: Graph,
@@ -43,12 +46,13 @@ def up(
     stream: TextIO,
     environ: Mapping[str, str],
     style: Style = "full",
+    watch: Watch | None = None,
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code.
 
     Before anything starts it raises GraphError, PlacementError, RunningError where it is up already, and ConflictError where
-    a port or a folder is somebody else's.
+    a port or a folder is somebody else's. With `watch`, replicas are replaced when their files change.
     """
     placed = place(graph, machine)
     trust = plan_trust(graph, find_edges(graph, check_edges(graph)) if needs_edges(graph) else {})
@@ -61,7 +65,7 @@ def up(
         closing(LimitedFile(state)) as log,
     ):
         desk = Desk(folder / "control.sock", processes)
-        starts = Starts(graph, machine, placed, folder, limits, trust)
+        starts = Starts(graph, machine, placed, folder, limits, trust, reports_files=watch is not None)
         shown = _make_view(placed, stream, environ, style)
         view = Views(shown, Record(log, time.time, shown.complain))
         _show_plan(view, machine, placed)
@@ -80,7 +84,8 @@ def up(
         announce(state, Run(pid=os.getpid(), name=graph.name, path=str(graph.path.resolve()), socket=desk.path))
         code = SERVICE_FAILED
         try:
-            code = supervisor.run()
+            with watch(project_folder(graph.path), processes, environ) if watch else nullcontext():
+                code = supervisor.run()
         finally:
             view.settle()
             desk.close(code)
@@ -120,7 +125,10 @@ class Starts:
         folder: Path,
         limits: Limits,
         trust: Mapping[str, Trust],
+        *,
+        reports_files: bool = False,
     ) -> None:
+        self._reports_files = reports_files
         self._graph = graph
         self._machine = machine
         self._placed = {(each.deployment, each.index): each for each in placed}
@@ -161,6 +169,7 @@ class Starts:
             start_timeout=self._limits.start_timeout,
             drain_timeout=self._limits.drain_timeout,
             shares_ports=True,
+            reports_files=self._reports_files,
         )
         own_name = f"{name}.{placed.index}" if placed.index else placed.name  # the first may have been the only one
         return Launch(name=own_name if number == 1 else f"{own_name}#{number}", spec=spec, env=placed.env)
