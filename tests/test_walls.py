@@ -22,10 +22,10 @@ export.write
 export.dockerfile export.kubernetes export.swarm
 export.compose
 export.plan export.yaml_text
-launcher.up launcher.attach
+launcher.up launcher.attach launcher.one_process
 launcher.supervisor launcher.inspector launcher.addresses launcher.desk
 launcher.specify launcher.requests launcher.picture launcher.watch
-launcher.trust launcher.fleet
+launcher.trust launcher.fleet launcher.fuse
 launcher.placement launcher.edges launcher.inventory launcher.schema
 launcher.cores launcher.refusals
 launcher.devices
@@ -40,7 +40,7 @@ project.certs project.generate project.scaffold
 replica testing call
 tensor_json
 array_files
-connect server inspect
+connect server inspect here
 transport.grpc transport.local transport.pool
 transport.names
 gencode dispatch load

@@ -153,6 +153,12 @@ def up(
     hang_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="A replica whose event loop stands still for so long is replaced.")
     ] = "10s",
+    one_process: Annotated[
+        bool,
+        typer.Option(
+            "--one-process", help="All in one process that has this terminal, for a debugger; none is mended."
+        ),
+    ] = False,
 ) -> None:
     """Bring up a graph on this machine, watch it, and take it down.
 
@@ -180,6 +186,11 @@ def up(
     machine = find_machine(os.environ, _fake_gpus(fake_gpus) if fake_gpus else None)
     if dry_run:
         return show_plan(graph, machine, stream=sys.stdout, environ=os.environ)
+    if one_process:
+        from toolkit.launcher.one_process import up_in_one_process
+
+        drain = limits.drain_timeout
+        raise typer.Exit(up_in_one_process(graph, machine, drain_timeout=drain, stream=sys.stderr, environ=os.environ))
     if detach:
         raise typer.Exit(_detach(file, wait=wait, as_json=as_json))
     style: Style = "json" if as_json else "quiet" if quiet else "full"

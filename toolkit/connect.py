@@ -91,8 +91,8 @@ def pool(
 ) -> PoolTransport:
     """What carries a handle's calls to the replicas at `addresses`, which are watched over `grpc.health.v1`."""
     names = addresses if isinstance(addresses, Names) else Names(addresses)
-    for name in names.names:  # its channels are opened later, when nobody would hear of it
-        check_outgoing(name, outgoing)
+    for each in names.names:  # its channels are opened later, when nobody would hear of it
+        check_outgoing(each, outgoing)
 
     def watch(transport: Transport) -> AsyncIterator[bool]:
         return watch_serving(cast("GrpcTransport", transport).channel, contract.name)

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from toolkit.contract import check_contract
 from toolkit.control import Addresses, Control
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
+from toolkit.here import Here, Part, callers_first
 from toolkit.inspect import describe
 from toolkit.lifeline import die_with_parent
 from toolkit.limits import MessageLimits
@@ -43,6 +44,7 @@ from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_target
 from toolkit.tasks import in_daemon_thread, wait_closed
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import AHEAD, GrpcTransport
+from toolkit.transport.local import LocalTransport
 from toolkit.transport.pool import HandleOptions, PoolTransport
 
 log = logging.getLogger("toolkit")
@@ -53,11 +55,10 @@ LOAD_INTERVAL: Final = 1.0
 """Seconds between two words to the launcher about the calls at hand."""
 
 
-async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
+async def run(spec: ReplicaSpec, service: type[Service], control: Control, stop: asyncio.Event, here: Here) -> int:
     """Serve until told to stop. Returns how many calls its end cut off. Raises StartError where it cannot start."""
-    stop = _stop_signal()
     check_exposure(spec.listen, spec.incoming, insecure=spec.insecure)
-    handles = _connect(spec, dependencies(service))
+    handles = _connect(spec, dependencies(service), here)
     control.listen(lambda addresses: _follow(spec, handles, addresses), lambda: os._exit(1))  # nobody waits for a drain
     limits = _limits(spec, spec.deployment)
     server = Server(
@@ -81,15 +82,69 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control) -> in
         dispatcher = _dispatcher(spec, start.result())
         addresses = addresses or await server.listen(spec.listen)
         await server.open(dispatcher)
+        here.open(spec.deployment, dispatcher)
         if spec.reports_files:
             control.loaded(project_files())
         control.ready(addresses)
-        log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, ", ".join(addresses))
+        where = ", ".join(addresses) or "no address of its own"
+        log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, where)
         telling = asyncio.create_task(_tell_load(control, dispatcher))
         await stop.wait()
         await wait_closed(telling)
         control.draining()
         return await server.drain(spec.drain_timeout, is_replaced=control.is_replaced)
+
+
+async def run_alone(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
+    """One deployment in the process, as it is meant to be."""
+    return await run(spec, service, control, _stop_signal(), Here())
+
+
+async def run_together(specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control) -> int:
+    """Several deployments in one process. It is ready when all are, and stops callers before callees."""
+    try:
+        return await _run_parts(specs, services, control)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group.exceptions[0].__cause__
+
+
+async def _run_parts(specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control) -> int:
+    stop = _stop_signal()
+    control.listen(lambda addresses: None, lambda: os._exit(1))
+    here = Here({spec.deployment: service for spec, service in zip(specs, services, strict=True)})
+    parts = {spec.deployment: Part(spec.deployment, control) for spec in specs}
+    stops = {spec.deployment: asyncio.Event() for spec in specs}
+    calls: dict[str, set[str]] = {}
+    lost = 0
+    async with asyncio.TaskGroup() as group:
+        runs: dict[str, asyncio.Task[int]] = {}
+        for spec, service in zip(specs, services, strict=True):
+            name = spec.deployment
+            calls[name] = {
+                callee for handle in dependencies(service) if (callee := spec.bind.get(handle, handle)) in here
+            }
+            runs[name] = group.create_task(_run_part(spec, service, parts[name], stops[name], here))
+        telling = group.create_task(_tell_ready(here, parts, control))
+        await stop.wait()
+        await wait_closed(telling)
+        control.draining()
+        for tier in callers_first(calls):
+            for name in tier:
+                stops[name].set()
+            lost += sum(await asyncio.gather(*(runs[name] for name in tier)))
+    return lost
+
+
+async def _run_part(spec: ReplicaSpec, service: type[Service], part: Part, stop: asyncio.Event, here: Here) -> int:
+    try:
+        return await run(spec, service, part, stop, here)
+    except ToolkitError as error:
+        raise StartError(f"{spec.deployment}: {error}") from error.__cause__
+
+
+async def _tell_ready(here: Here, parts: Mapping[str, Part], control: Control) -> None:
+    await here.wait_open()
+    control.ready(tuple(address for part in parts.values() for address in part.addresses))
 
 
 def _follow(spec: ReplicaSpec, handles: Mapping[str, PoolTransport], addresses: Addresses) -> None:
@@ -199,6 +254,8 @@ async def _check_all(name: str, client: type[Client], handle: PoolTransport) -> 
 
 
 async def _check_one(name: str, client: type[Client], transport: Transport) -> None:
+    if isinstance(transport, LocalTransport):
+        return  # `Here` has compared them
     assert isinstance(transport, GrpcTransport)  # what `_connect` makes
     address = ", ".join(transport.addresses)
     is_checked = False
@@ -234,14 +291,19 @@ def _late(timeout: float, handles: Mapping[str, PoolTransport]) -> str:
 
 
 def _is_connected(transport: Transport) -> bool:
+    if isinstance(transport, LocalTransport):
+        return True
     assert isinstance(transport, GrpcTransport)  # what `_connect` makes
     return transport.channel.get_state() is grpc.ChannelConnectivity.READY
 
 
-def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]]) -> dict[str, PoolTransport]:
+def _connect(spec: ReplicaSpec, clients: Mapping[str, type[Client]], here: Here) -> dict[str, PoolTransport]:
     found: dict[str, PoolTransport] = {}
     for name in clients:
         deployment = spec.bind.get(name, name)
+        if deployment in here:
+            found[name] = here.pool(deployment, name, clients[name], _handle_options(spec, deployment))
+            continue
         if deployment not in spec.addresses:
             raise StartError(
                 f"handle {name} has no deployment {deployment!r}; known: {', '.join(sorted(spec.addresses)) or 'none'}. "
@@ -319,7 +381,11 @@ def main() -> None:
         service = load_service(spec.service)
         control.described(describe(service))
         spec = dataclasses.replace(spec, deployment=spec.deployment or service.__name__)
-        lost = _run_loop(run(spec, service, control))
+        if spec.companions:
+            others = [load_service(each.service) for each in spec.companions]
+            lost = _run_loop(run_together((spec, *spec.companions), (service, *others), control))
+        else:
+            lost = _run_loop(run_alone(spec, service, control))
         if lost:
             log.warning("%d calls were still in flight after %g s, and were cancelled", lost, spec.drain_timeout)
         code = DRAIN_INCOMPLETE if lost else 0

@@ -119,6 +119,9 @@ class ReplicaSpec:
     """Its TCP ports are held for it by the launcher, and it may share them with the replica that it replaces."""
     reports_files: bool = False
     """Tell the launcher which files of the project it is made of."""
+    companions: tuple[ReplicaSpec, ...] = ()
+    """Other deployments in the same process. They and this one call one another directly, not over a wire; each has its own
+    addresses for all others."""
     control_fd: int | None = None
     """An inherited socket to the launcher. JSON lines both ways (see toolkit/launcher/events.py); when the launcher closes
     it, the replica stops."""
@@ -177,7 +180,9 @@ def is_exposed(address: str) -> bool:
         return host != "localhost"
 
 
-def _said(value: Incoming | Outgoing) -> dict[str, Any]:
+def _said(value: Incoming | Outgoing | ReplicaSpec) -> dict[str, Any]:
+    if isinstance(value, ReplicaSpec):
+        return value.to_environ()
     return {option.name: said for option in fields(value) if (said := getattr(value, option.name)) != option.default}
 
 
@@ -249,6 +254,10 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     ),
 }
 """Annotation of a field → whether a JSON value fits it, and how it becomes the field's value."""
+_KINDS["tuple[ReplicaSpec, ...]"] = (
+    lambda value: isinstance(value, list) and all(map(_is_mapping_of(_is(str)), value)),
+    lambda value: tuple(map(ReplicaSpec.from_environ, value)),
+)
 _KINDS["Incoming"] = (_is_record(Incoming), lambda value: Incoming(**_tuples(value)))
 _KINDS["Mapping[str, Outgoing]"] = (
     _is_mapping_of(_is_record(Outgoing)),

@@ -11,6 +11,7 @@ from toolkit.launcher.document import Key
 from toolkit.launcher.edges import Description, find_edges, target
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.manifest import Deployment, Graph, Image
+from toolkit.launcher.placement import THREAD_VARIABLES
 from toolkit.launcher.security import LOOPBACK
 from toolkit.launcher.specify import specify
 from toolkit.launcher.trust import Trust, plan_trust
@@ -27,7 +28,6 @@ PROBING = ("python", "-S", "-E", PROBE, f"{LOOPBACK}:{PORT}")
 SECRETS = "/run/secrets"
 GRACE = 5.0
 """Seconds to exit, after a drain's own limit."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +168,7 @@ def _variables(said: Deployment, gpu: Gpu | None, *, offline: bool) -> dict[str,
     if gpu is None:
         found["CUDA_VISIBLE_DEVICES"] = ""
     if said.resources.cpus is not None:
-        found |= dict.fromkeys(THREADS, str(max(1, int(said.resources.cpus))))
+        found |= dict.fromkeys(THREAD_VARIABLES, str(max(1, int(said.resources.cpus))))
     return {**found, "TOKENIZERS_PARALLELISM": "false"}
 
 

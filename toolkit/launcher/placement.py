@@ -15,7 +15,8 @@ from toolkit.launcher.manifest import Deployment, Graph
 from toolkit.launcher.refusals import Held, Wanted, refuse_cpus, refuse_gpu, refuse_memory
 from toolkit.launcher.sizes import show_size
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+VISIBLE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,7 +198,7 @@ def _variables(gpu: Device | None, share: Share, machine: Machine) -> Iterator[t
     elif gpu.kind is Kind.CUDA:
         yield "CUDA_VISIBLE_DEVICES", (gpu.id, "its GPU")
         yield "CUDA_DEVICE_ORDER", ("PCI_BUS_ID", "its GPU")
-    for variable in _THREAD_VARIABLES:
+    for variable in THREAD_VARIABLES:
         yield variable, (str(share.threads), share.why)
     yield "TOKENIZERS_PARALLELISM", ("false", share.why)
     yield "PYTHONUNBUFFERED", ("1", "logs arrive at once")

@@ -11,11 +11,11 @@ import contextvars
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from toolkit import codec
 from toolkit.context import Context
-from toolkit.dispatch import Dispatcher
+from toolkit.dispatch import Send
 from toolkit.errors import ServiceError, internal
 from toolkit.message import copy_message
 from toolkit.method import Method
@@ -29,10 +29,18 @@ AHEAD: Final = 1
 PEER: Final = "local"
 
 
+class Answering(Protocol):
+    """What it needs of a dispatcher."""
+
+    async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any: ...
+
+    async def stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send) -> None: ...
+
+
 class LocalTransport:
     """Calls a dispatcher in this process."""
 
-    def __init__(self, dispatcher: Dispatcher, *, strict: bool = False) -> None:
+    def __init__(self, dispatcher: Answering, *, strict: bool = False) -> None:
         self._dispatcher = dispatcher
         self._hand_over: Callable[[Any], Any] = _through_codec if strict else copy_message
         self._tasks: set[asyncio.Task[Any]] = set()
