@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import torch
 
 from services.embedding.service import Embedding
 from services.embedding.v1.embedding_toolkit import EmbeddingClient
@@ -21,6 +22,7 @@ from toolkit.testing import serve
 
 @pytest.fixture(scope="module")
 def models() -> tuple[TextGeneration, Embedding]:
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other are slower than one
     return TextGeneration(max_new_tokens=64), Embedding()
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,7 @@ class Writer(TextGeneration):
 
 @pytest.fixture(scope="module")
 def models() -> tuple[Writer, Embedding]:
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other are slower than one
     return Writer(), Embedding()
 
 

@@ -28,6 +28,7 @@ PROMPT = "The capital of France is"
 
 @pytest.fixture(scope="module")
 def service() -> TextGeneration:
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other are slower than one
     return TextGeneration(model="smollm2-135m", max_new_tokens=64)
 
 
