@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import pytest
 
+from scripts.diagrams import PAGE, renewed
 from tests.pages import DOCS, FIRST_TERMINAL, ROOT, Block, Page, fits, is_excerpt, read_page
 from toolkit.launcher.addresses import pick_free_port
 from toolkit.launcher.manifest import load_graph
@@ -62,6 +63,11 @@ def test_the_site_has_no_dead_link(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "start" / "index.html").is_file()
 
 
+def test_the_diagrams_are_those_of_the_graphs() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert renewed(page) == page, "run scripts/generate"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.path.relative_to(DOCS)))
 def test_a_page_does_what_it_says(page: Page, tmp_path: Path) -> None:
     with Reader(page, tmp_path) as reader:
@@ -82,6 +88,7 @@ class Reader:
         self._python: subprocess.Popen[str] | None = None
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self._environ = {**os.environ, "PATH": path, "NO_COLOR": "1", "COLUMNS": "110"}
+        self._environ["XDG_STATE_HOME"] = str(folder / ".state")
 
     def __enter__(self) -> Self:
         if self._page.in_repository:
@@ -96,6 +103,8 @@ class Reader:
             self._python.kill()
             self._python.communicate()
         self._end_running(kind is None)
+        if kind is not None:  # a graph that was left running by itself
+            subprocess.run([BIN / "toolkit", "down"], cwd=self._cwd, env=self._environ, timeout=LIMIT, check=False)
 
     def follow(self, block: Block) -> None:
         place = f"{self._page.path.relative_to(ROOT)}:{block.line}"
