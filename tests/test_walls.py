@@ -22,7 +22,7 @@ export.write
 export.dockerfile export.kubernetes export.swarm
 export.compose
 export.plan export.yaml_text
-launcher.up launcher.attach launcher.one_process
+launcher.up launcher.attach launcher.doctor launcher.one_process
 launcher.supervisor launcher.inspector launcher.addresses launcher.desk
 launcher.specify launcher.requests launcher.picture launcher.watch
 launcher.trust launcher.fleet launcher.fuse

@@ -444,6 +444,29 @@ def graph(
 
 @app.command(
     epilog="""\b
+Exit codes:
+  0  nothing is wrong
+  1  something is; a line each, with its cure
+
+\b
+Example:
+  toolkit doctor
+"""
+)
+def doctor() -> None:
+    """Look for what keeps graphs from running well here."""
+    from toolkit.launcher.doctor import examine
+    from toolkit.launcher.inventory import find_machine
+
+    is_well = True
+    for finding in examine(Path.cwd(), find_machine(os.environ), os.environ):
+        is_well = is_well and not finding.cure
+        typer.echo(f"wrong: {finding.what}; {finding.cure}" if finding.cure else f"ok:    {finding.what}")
+    raise typer.Exit(0 if is_well else 1)
+
+
+@app.command(
+    epilog="""\b
 Examples:
   toolkit call GenerateScore '{"sentence": "A cat"}' --graph graph.yaml
   toolkit call services.echo.v1.Echo/Say '{"text": "hi"}' --target 127.0.0.1:50051

@@ -397,3 +397,32 @@ def test_several_replicas_come_up_under_their_own_names(project: Project) -> Non
         running.signal(signal.SIGTERM)
         assert running.wait_exit() == 0
     assert any(line.startswith("leaf.1 | ready after") for line in running.said)
+
+
+def test_a_launcher_that_was_stopped_blames_no_replica(project: Project) -> None:
+    """Longer than its patience with a replica that hangs."""
+    with up(project.write(LEAF), "--hang-timeout", "1s") as running:
+        running.wait_ready()
+        before = running.replicas()
+        running.signal(signal.SIGSTOP)
+        assert say(project, "while it is stopped").returncode == 0
+        assert say(project, "wait 1.5").returncode == 0
+        running.signal(signal.SIGCONT)
+        assert toolkit("ps", folder=project.folder).returncode == 0
+        assert running.replicas() == before
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    assert running.errors == []
+
+
+def test_going_up_and_down_leaves_nothing(project: Project) -> None:
+    path = project.write(PAIR)
+    for _ in range(3):
+        with up(path) as running:
+            folder = socket_folder(running)
+            with watch([*children(running.process.pid), running.process.pid]) as everybody:
+                assert len(everybody) == 4
+                running.signal(signal.SIGTERM)
+                assert running.wait_exit() == 0
+                assert wait_gone(everybody, 1)
+        assert not folder.exists()
