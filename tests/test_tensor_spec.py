@@ -285,7 +285,9 @@ def test_protobufs_own_classes_write_and_read_the_same(frame: Any, tensor: tuple
     theirs = frame(pixels={"dtype": dtype, "shape": shape, "data": data}, caption="cat")
     ours = Image(pixels=Tensor(DType(dtype), shape, data), caption="cat")
     assert decode(Image, theirs.SerializeToString()) == ours
-    assert frame.FromString(encode(ours)) == theirs
+    again = frame.FromString(encode(ours))
+    again.pixels.ClearField("padding")  # which large payloads have, for their alignment
+    assert again == theirs
 
 
 def test_protobufs_own_classes_read_what_is_padded(frame: Any) -> None:

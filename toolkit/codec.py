@@ -96,13 +96,13 @@ class _Field:
         self.helpers = {f"{prefix}write": writer, f"{prefix}convert": converter}
 
 
-def _straight_line(signature: str, lines: list[str], helpers: dict[str, Any]) -> Callable[..., None]:
+def _straight_line(signature: str, lines: list[str], helpers: dict[str, Any]) -> Callable[..., Any]:
     """A function of these lines: moving a field costs an instruction or two, and no loop. Every name in a line is an
     identifier that protobuf has checked.
     """
     namespace = dict(helpers)
     exec(f"def move({signature}):\n " + "\n ".join(lines or ["pass"]), namespace)
-    return cast("Callable[..., None]", namespace["move"])
+    return cast("Callable[..., Any]", namespace["move"])
 
 
 class _MessagePlan:
@@ -120,11 +120,25 @@ class _MessagePlan:
         self._oneofs = _exclusive_attributes(plan for _, plan in fields)
         self._members = _members(descriptor, self.gathered)
         self._plain_fields = plain
-        helpers = {"has": self.pb.HasField} | {name: h for _, f in fields for name, h in f.helpers.items()}
+        helpers = {
+            **{name: helper for _, f in fields for name, helper in f.helpers.items()},
+            **{"has": self.pb.HasField, "merge": self.pb.MergeFromString, "pack": self.pb.SerializeToString},
+            **{"new_pb": self.pb, "parse": self.pb.FromString, "new": object.__new__, "cls": cls},
+            **{"unknown_fields": UnknownFieldSet, "unknown_bytes": _unknown_bytes},
+        }
         self._helpers = helpers
-        self._set_all = _straight_line("pb, message, depth", [f.set_line for f in plain], helpers)
+        sets = [*(f.set_line for f in plain), "if message._unknown: merge(pb, message._unknown)"]
+        reads = [
+            "message = new(cls)",
+            *(f.read_line for _, f in fields),
+            "message._unknown = unknown_bytes(unknown) if len(unknown := unknown_fields(pb)) else b''",
+            "return message",
+        ]
+        self._set_all = _straight_line("pb, message, depth", sets, helpers)
+        self._write = _straight_line("message, depth=0", ["pb = new_pb()", *sets, "return pack(pb)"], helpers)
         self._read_plain = _straight_line("pb, message", [f.read_line for f in plain], helpers)
-        self._read_all = _straight_line("pb, message", [f.read_line for _, f in fields], helpers)
+        self._read = _straight_line("data", ["pb = parse(data)", *reads], helpers)
+        self.from_pb = _straight_line("pb", reads, helpers)
         lone = [(f.number, plan) for f, plan in fields if _is_gathered(f)]
         self.lone = _LoneTensor(self, *lone[0]) if len(lone) == 1 and _is_lone(descriptor, lone[0][0], cls) else None
 
@@ -140,14 +154,19 @@ class _MessagePlan:
             raise self._culprit(message, error) from None
         if self._oneofs:
             self._check_oneofs(message)
-        unknown = getattr(message, "_unknown", b"")
-        if unknown:
-            self.pb.MergeFromString(pb, unknown)
 
     def encode(self, message: Any) -> bytes:
-        if self.lone is not None:
-            return self.lone.encode(message)
-        return _joined(self, message) if self.gathered else self.plain_bytes(message, 0)
+        if self.gathered:
+            return _joined(self, message) if self.lone is None else self.lone.encode(message)
+        try:
+            data: bytes = self._write(message)
+        except EncodeError:
+            raise
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise self._culprit(message, error) from None
+        if self._oneofs:
+            self._check_oneofs(message)
+        return data
 
     def plain_bytes(self, message: Any, depth: int) -> bytes:
         """The encoding of what `fill` sets."""
@@ -168,19 +187,13 @@ class _MessagePlan:
             if self.lone is not None:
                 self.lone.learn(data, message)
             return message
-        return self.from_pb(self.pb.FromString(data))
+        return self._read(data)
 
     def read_plain(self, plain: bytes) -> Any:
         """A message that has only plain fields yet."""
         message = object.__new__(self.cls)
         self._read_plain(self.pb.FromString(plain), message)
-        return message
-
-    def from_pb(self, pb: Any) -> Any:
-        message = object.__new__(self.cls)
-        self._read_all(pb, message)
-        if len(unknown := UnknownFieldSet(pb)):
-            message._unknown = _unknown_bytes(unknown)
+        message._unknown = b""
         return message
 
     def slice(self, buffer: bytes, ranges: Iterable[tuple[int, int]], depth: int) -> Any:
@@ -223,8 +236,7 @@ class _MessagePlan:
             value, strange = (runs, b"") if self.cls is _Entry else field.slice(buffer, runs, depth + 1)
             setattr(message, field.attribute, value)
             unknown += strange
-        if unknown:
-            message._unknown = unknown
+        message._unknown = unknown
         return message
 
     def _culprit(self, message: Any, error: Exception) -> EncodeError:
@@ -309,7 +321,7 @@ class _LoneTensor:
         tensor: Tensor | None = getattr(message, self._attribute)
         if tensor is None or tensor.data.obj is not data or tensor.dtype == DType.BOOL:
             return
-        if getattr(message, "_unknown", b""):
+        if message._unknown:
             return
         start, end = len(data) - tensor.nbytes, len(data)
         if start > USUAL_HEAD:

@@ -23,6 +23,9 @@ class Message:
     _unknown: bytes
     """Fields that this side's .proto does not have, as received; sent on when the message is encoded again."""
 
+    def __post_init__(self) -> None:
+        self._unknown = b""
+
 
 class Enum(IntEnum):
     """Base of generated enums. They are open: a number that this side's .proto does not name is kept as it is."""
@@ -96,8 +99,7 @@ def copy_message(message: Any) -> Any:
         twin = object.__new__(type(message))
         for name in type(message).__slots__:
             setattr(twin, name, copy_message(getattr(message, name)))
-        if hasattr(message, "_unknown"):
-            twin._unknown = message._unknown
+        twin._unknown = message._unknown
         return twin
     if isinstance(message, list):
         return [copy_message(item) for item in message]
