@@ -122,9 +122,15 @@ class _MessagePlan:
         self._plain_fields = plain
         helpers = {
             **{name: helper for _, f in fields for name, helper in f.helpers.items()},
-            **{"has": self.pb.HasField, "merge": self.pb.MergeFromString, "pack": self.pb.SerializeToString},
-            **{"new_pb": self.pb, "parse": self.pb.FromString, "new": object.__new__, "cls": cls},
-            **{"unknown_fields": UnknownFieldSet, "unknown_bytes": _unknown_bytes},
+            "has": self.pb.HasField,
+            "merge": self.pb.MergeFromString,
+            "pack": self.pb.SerializeToString,
+            "new_pb": self.pb,
+            "parse": self.pb.FromString,
+            "new": object.__new__,
+            "cls": cls,
+            "unknown_fields": UnknownFieldSet,
+            "unknown_bytes": _unknown_bytes,
         }
         self._helpers = helpers
         sets = [*(f.set_line for f in plain), "if message._unknown: merge(pb, message._unknown)"]
