@@ -233,7 +233,7 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", args: {x: ' + "9" * 5000 + "}}", "4: services.a.args.x: too large a number"),
         ('{class: "m:C", bind: {x: b}}', "4: services.a.bind.x: no deployment is named 'b'; there are a"),
         ("{url: dns:///x:1}", "4: services.a.url: the entry runs here; let another deployment be the entry"),
-        ("{command: [./tagger]}", "4: services.a.command: not supported yet"),
+        ("{command: [./tagger]}", "4: services.a.command: outsiders cannot call it; let a class be the entry"),
         (
             '{class: "m:C", process: p}',
             "4: services.a.process: not supported yet; each replica is a process of its own",

@@ -41,7 +41,7 @@ project.certs project.generate project.scaffold
 replica call
 tensor_json
 array_files
-connect server inspect here
+foreign connect server inspect here
 transport.grpc transport.local transport.pool
 transport.names
 gencode dispatch load

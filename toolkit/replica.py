@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -29,6 +29,7 @@ from toolkit.contract import check_contract
 from toolkit.control import Addresses, Control
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
+from toolkit.foreign import run_command
 from toolkit.here import Here, Part, callers_first
 from toolkit.inspect import describe
 from toolkit.lifeline import die_with_parent
@@ -378,6 +379,10 @@ def main() -> None:
             "malloc: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD set to 1 GiB, so that large messages cause no page faults"
         )
     try:
+        if spec.command:
+            control.described({"contract": "", "handles": {}})
+            lost = _run_loop(run_command(spec, control, os.environ))
+            _exit(DRAIN_INCOMPLETE if lost else 0)
         service = load_service(spec.service)
         control.described(describe(service))
         spec = dataclasses.replace(spec, deployment=spec.deployment or service.__name__)
@@ -396,6 +401,10 @@ def main() -> None:
         log.error("the cause", exc_info=error)
         _report(control, StartError(f"{spec.service} was ended by {told(error)}"))
         code = 1
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

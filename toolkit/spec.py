@@ -61,6 +61,8 @@ class ReplicaSpec:
 
     service: str
     """`module:Class`, imported by the replica from its working directory."""
+    command: tuple[str, ...] = ()
+    """Instead of a class: a program and its arguments, which serves `grpc.health.v1` where it is told to listen."""
     deployment: str = ""
     """The deployment's name in the graph file; the class's name when it runs alone."""
     replica: int = 0

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from toolkit.launcher.placement import Placed
@@ -63,12 +63,20 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def choose_addresses(
-    replicas: Iterable[Placed], folder: Path, *, pick_port: Callable[[], int] | None = None
+    replicas: Iterable[Placed],
+    folder: Path,
+    *,
+    pick_port: Callable[[], int] | None = None,
+    on_tcp: Collection[str] = (),
 ) -> dict[str, tuple[str, ...]]:
-    """Deployment → one address for each of its replicas, by index. With `pick_port`, TCP instead of sockets."""
+    """Deployment → one address for each of its replicas, by index. With `pick_port`, TCP instead of sockets;
+    for the deployments `on_tcp` in any case.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for replica in replicas:
-        address = choose_address(replica, 1, folder, pick_port=pick_port)
+        address = choose_address(
+            replica, 1, folder, pick_port=pick_free_port if replica.deployment in on_tcp else pick_port
+        )
         found[replica.deployment] = (*found.get(replica.deployment, ()), address)
     return found
 

@@ -89,7 +89,7 @@ def _check_handle(
 ) -> Iterator[str]:
     callee = target(graph, name, handle)
     where = graph.where("services", name)
-    if callee in graph.absent or callee in graph.remotes:
+    if callee in graph.absent or callee in graph.remotes or _is_program(graph, callee):
         return  # what it serves is seen when it is called
     if callee not in graph.services:
         yield (
@@ -101,6 +101,10 @@ def _check_handle(
             f"{where}: the handle {handle!r} expects {contract} and the deployment {callee!r} serves "
             f"{descriptions[callee].contract}; {_cure(graph, descriptions, handle, contract)}"
         )
+
+
+def _is_program(graph: Graph, name: str) -> bool:
+    return name in graph.services and bool(graph.services[name].command)
 
 
 def _cure(graph: Graph, descriptions: Mapping[str, Description], handle: str, contract: str) -> str:

@@ -35,7 +35,8 @@ def check_edges(graph: Graph, *, command: Sequence[str] = COMMAND) -> dict[str, 
 
 def _ask(graph: Graph, command: Sequence[str]) -> Iterator[tuple[str, Description | str]]:
     """Deployment → its description, or the sentence that says why there is none."""
-    classes = {name: deployment.service for name, deployment in graph.services.items()}
+    classes = {name: deployment.service for name, deployment in graph.services.items() if not deployment.command}
+    yield from ((name, Description("", {})) for name in graph.services if name not in classes)
     try:
         done = subprocess.run(
             command,

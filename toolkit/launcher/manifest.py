@@ -254,8 +254,8 @@ class Deployment:
     service: Annotated[_ClassPath, Field(alias="class")] = ""
     """`module:Class`, imported from the project's folder."""
     command: Annotated[Sequence[Annotated[str, Field(min_length=1)]], Field(max_length=1000)] = ()
-    """Instead of a class: a program and its arguments, in any language. It listens on the address in `TOOLKIT_LISTEN`, or
-    wherever an argument says `{listen}`, and serves `grpc.health.v1`."""
+    """Instead of a class: a program and its arguments, in any language. It listens at the `HOST:PORT` in `TOOLKIT_LISTEN`, or
+    where its arguments say `{listen}`, `{host}` and `{port}`, serves `grpc.health.v1`, and drains at SIGTERM."""
     args: Mapping[_Argument, Any] = field(default_factory=dict)
     """Keyword arguments of the class."""
     device: _DeviceName = "auto"
@@ -611,9 +611,22 @@ def _check_kind(document: Document, services: Mapping[str, Any], name: str, serv
     elif len(said) > 1:
         yield document.problem((*key, said[1]), f"{said[0]} is there too; a deployment is one of {', '.join(KINDS)}")
     if "command" in said:
-        yield document.problem((*key, "command"), "not supported yet; a deployment is a class of this project")
+        yield from _check_command(document, name, service)
     if "url" in said and document.values.get("entry") == name:
         yield document.problem((*key, "url"), "the entry runs here; let another deployment be the entry")
+
+
+def _check_command(document: Document, name: str, service: Mapping[str, Any]) -> Iterator[Problem]:
+    key: Key = ("services", name)
+    for option in _OF_A_CLASS:
+        if option in service:
+            yield document.problem((*key, option), "for a class; another program takes what is in its command")
+    if document.values.get("entry") == name or "port" in service:
+        sentence = "outsiders cannot call it; let a class be the entry, and call this program"
+        yield document.problem((*key, "port" if "port" in service else "command"), sentence)
+
+
+_OF_A_CLASS = ("args", "bind", "batching")
 
 
 def _check_image(document: Document, name: str, image: Any) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO
 
+from toolkit.errors import GraphError
 from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
 from toolkit.launcher.events import EventReader, Failed, Ready
@@ -60,6 +61,10 @@ def up_in_one_process(
 
 def plan_process(graph: Graph, machine: Machine, *, drain_timeout: float) -> Fused:
     """One replica of each deployment; the entry speaks for all. Nobody waits: a breakpoint in a constructor may take hours."""
+    programs = [name for name, each in graph.services.items() if each.command]
+    if programs:
+        where = graph.where("services", programs[0], "command")
+        raise GraphError(f"{where}: another program cannot be part of this process; run it by itself, and say its url")
     edges = find_edges(graph, check_edges(graph))
     trust = plan_trust(graph, edges)
     order = (graph.entry, *(name for name in graph.services if name != graph.entry))

@@ -26,6 +26,7 @@ def specify(
     }
     return ReplicaSpec(
         service=deployment.service,
+        command=tuple(deployment.command),
         deployment=name,
         listen=listen,
         args=deployment.args,

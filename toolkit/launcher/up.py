@@ -10,7 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
 
-from toolkit.launcher.addresses import choose_address, choose_addresses, pick_port_where_needed, runtime_folder
+from toolkit.launcher.addresses import (
+    choose_address,
+    choose_addresses,
+    pick_free_port,
+    pick_port_where_needed,
+    runtime_folder,
+)
 from toolkit.launcher.desk import Desk
 from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
@@ -135,11 +141,13 @@ class Starts:
         self._folder = folder
         self._limits = limits
         self._trust = trust
+        self._programs = [name for name, each in graph.services.items() if each.command]
+        """Not every program can listen on a Unix socket."""
 
     def first(self) -> list[Launch]:
         """Those that start together: every address is known before the first process starts."""
         placed = list(self._placed.values())
-        addresses = choose_addresses(placed, self._folder, pick_port=pick_port_where_needed())
+        addresses = choose_addresses(placed, self._folder, pick_port=pick_port_where_needed(), on_tcp=self._programs)
         return [self._launch(each, 1, addresses[each.deployment][each.index], addresses) for each in placed]
 
     def plan(self, deployment: str, count: int) -> None:
@@ -152,7 +160,8 @@ class Starts:
     def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
         """One that joins those that serve: the `number`-th in its place."""
         placed = self._placed[deployment, index]
-        own = choose_address(placed, number, self._folder, pick_port=pick_port_where_needed())
+        pick_port = pick_free_port if deployment in self._programs else pick_port_where_needed()
+        own = choose_address(placed, number, self._folder, pick_port=pick_port)
         launch = self._launch(placed, number, own, addresses)
         return replace(launch, spec=replace(launch.spec, joins=True))
 
