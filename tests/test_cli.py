@@ -15,7 +15,22 @@ from toolkit import cli
 from toolkit.errors import Code, GenerateError, GraphError, PlacementError, ServiceError, StartError, ToolkitError
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("up", "down", "ps", "logs", "restart", "scale", "graph", "doctor", "check", "call", "certs", "generate", "new")
+VERBS = (
+    "up",
+    "down",
+    "ps",
+    "logs",
+    "restart",
+    "scale",
+    "graph",
+    "doctor",
+    "fetch",
+    "check",
+    "call",
+    "certs",
+    "generate",
+    "new",
+)
 
 
 def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ export.compose
 export.plan export.yaml_text
 launcher.up launcher.attach launcher.doctor launcher.one_process
 launcher.supervisor launcher.inspector launcher.addresses launcher.desk
-launcher.specify launcher.requests launcher.picture launcher.watch
+launcher.specify launcher.requests launcher.picture launcher.watch launcher.fetcher
 launcher.trust launcher.fleet launcher.fuse
 launcher.placement launcher.edges launcher.inventory launcher.schema
 launcher.cores launcher.refusals
@@ -41,7 +41,7 @@ project.certs project.generate project.scaffold
 replica call
 tensor_json
 array_files
-foreign connect server inspect here
+foreign connect server inspect fetch here
 transport.grpc transport.local transport.pool
 transport.names
 gencode dispatch load

@@ -467,6 +467,43 @@ def doctor() -> None:
 
 @app.command(
     epilog="""\b
+Exit codes:
+  0  all is here
+  1  something could not be fetched
+
+\b
+Examples:
+  toolkit fetch graph.yaml
+  toolkit fetch graph.yaml gpt2
+"""
+)
+def fetch(
+    file: GraphFile,
+    services: Annotated[
+        list[str] | None, typer.Argument(metavar="[SERVICE]...", help="Deployments; default: all.", show_default=False)
+    ] = None,
+    override: Overrides = None,
+    assign: Assignments = None,
+) -> None:
+    """Download the models of a graph beforehand.
+
+    Each class that has a class method __fetch__ gets those of its args that it takes.
+    """
+    import time
+
+    from toolkit.launcher.edges import select
+    from toolkit.launcher.fetcher import fetch_all
+    from toolkit.launcher.manifest import load_graph
+    from toolkit.launcher.output import PlainView, wants_colour
+
+    loaded = load_graph(file, override or (), assign or ())
+    names = list(select(loaded, services, {}).services if services else loaded.services)
+    view = PlainView(sys.stderr, names, is_coloured=wants_colour(sys.stderr, os.environ), clock=time.monotonic)
+    raise typer.Exit(0 if fetch_all(loaded, names, view, os.environ) else 1)
+
+
+@app.command(
+    epilog="""\b
 Examples:
   toolkit call GenerateScore '{"sentence": "A cat"}' --graph graph.yaml
   toolkit call services.echo.v1.Echo/Say '{"text": "hi"}' --target 127.0.0.1:50051

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.models import model_folder
 from services.scoring.model import EmbeddingModel, TextTooLongError
 from services.scoring.v1.scoring_toolkit import ScoringBase, Similarity, TextPair
 from toolkit.batching import BatchContext, batched, size_class
@@ -18,6 +19,10 @@ def _size(pair: TextPair) -> int:
 
 class Scoring(ScoringBase):
     """One model on one device."""
+
+    @classmethod
+    def __fetch__(cls, model: str = "minilm-l6") -> None:
+        model_folder(model)
 
     def __init__(self, *, model: str = "minilm-l6", device: str = "cpu") -> None:
         self._model = EmbeddingModel(model, device)

@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from services.models import model_folder
 from services.text_generation.model import CausalModel, PromptError, Step
 from services.text_generation.sampling import Sampling
 from services.text_generation.v1.text_generation_toolkit import (
@@ -27,6 +28,10 @@ MAX_TEMPERATURE = 2.0
 
 class TextGeneration(TextGenerationBase):
     """One model on one device. Each of its steps makes a token for every call, so that they do not wait for each other."""
+
+    @classmethod
+    def __fetch__(cls, model: str = "smollm2-135m") -> None:
+        model_folder(model)
 
     def __init__(
         self,
