@@ -21,12 +21,14 @@ from toolkit.export.dockerfile import render_dockerfile, render_ignore
 from toolkit.export.kubernetes import build, render_manifests, validate
 from toolkit.export.plan import Plan, plan_containers
 from toolkit.export.swarm import render_stack
-from toolkit.export.write import ENGINES, export
+from toolkit.export.write import ENGINES, render
 from toolkit.launcher.edges import Description
+from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.manifest import Deployment, Graph, Image, load_graph
 from toolkit.spec import ReplicaSpec
 
 ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "services/inference_graph/graph.yaml"
 
 TEXT, FRONT = "t.v1.Text", "f.v1.Front"
 GRAPH = """\
@@ -70,19 +72,30 @@ def manifests(folder: Path, assign: tuple[str, ...] = (), text: str = GRAPH) -> 
     return {(one["kind"], one["metadata"]["name"]): one for one in found}
 
 
+@pytest.fixture(scope="module")
+def descriptions() -> dict[str, Description]:
+    """What the classes of the example declare: they are imported once, for that takes its time."""
+    return check_edges(load_graph(EXAMPLE))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_example_is_exported_for_every_engine_and_always_the_same(engine: str) -> None:
-    graph = load_graph(ROOT / "services/inference_graph/graph.yaml", (), ("graph.host=0.0.0.0", "graph.insecure=true"))
-    assert export(graph, engine, ROOT, "1.0") == export(graph, engine, ROOT, "1.0")
+def test_the_example_is_exported_for_every_engine_and_always_the_same(
+    engine: str, descriptions: dict[str, Description]
+) -> None:
+    graph = load_graph(EXAMPLE, (), ("graph.host=0.0.0.0", "graph.insecure=true"))
+    first, second = (render(plan_containers(graph, descriptions), engine, ROOT, "1.0") for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.parametrize(
     ("engine", "name", "folder"),
     [("compose", "docker-compose.yml", "."), ("dockerfile", "Dockerfile", "services/inference_graph")],
 )
-def test_what_is_committed_is_current(engine: str, name: str, folder: str) -> None:
-    graph = load_graph(ROOT / "services/inference_graph/graph.yaml")
-    files = export(graph, engine, ROOT / folder, toolkit.__version__)
+def test_what_is_committed_is_current(
+    engine: str, name: str, folder: str, descriptions: dict[str, Description]
+) -> None:
+    plan = plan_containers(load_graph(EXAMPLE), descriptions)
+    files = render(plan, engine, ROOT / folder, toolkit.__version__)
     assert (ROOT / folder / name).read_text() == files[name], "run scripts/generate"
 
 
@@ -265,9 +278,9 @@ def test_kustomize_takes_it(tmp_path: Path) -> None:
 def test_what_an_engine_cannot_do_is_refused_with_the_reason(
     tmp_path: Path, engine: str, assign: str, expected: str
 ) -> None:
-    render = {"swarm": stack, "kubernetes": manifests, "compose": compose}[engine]
+    make = {"swarm": stack, "kubernetes": manifests, "compose": compose}[engine]
     with pytest.raises(GraphError) as caught:
-        render(tmp_path, (assign,))
+        make(tmp_path, (assign,))
     assert expected in str(caught.value)
 
 
@@ -298,7 +311,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     description=nasty,
     env=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), nasty, max_size=3),

@@ -236,7 +236,7 @@ def test_sizes(text: str, size: int) -> None:
         ("{command: [./tagger]}", "4: services.a.command: outsiders cannot call it; let a class be the entry"),
         (
             '{class: "m:C", process: p}',
-            "4: services.a.process: not supported yet; each replica is a process of its own",
+            "4: services.a.process: not supported yet; each replica is a process of its own, but for `toolkit up --one-process`",
         ),
         ("7", "4: services.a: must be a mapping, not 7"),
         ("", "4: services.a: must be a mapping, not nothing"),

@@ -25,7 +25,12 @@ ENGINES = ("compose", "swarm", "kubernetes", "dockerfile")
 
 def export(graph: Graph, engine: str, folder: Path, version: str) -> dict[str, str]:
     """File name → text, checked; paths in it are relative to `folder`. Raises GraphError where the engine cannot do it."""
-    return _ENGINES[engine](plan_containers(graph, check_edges(graph)), folder.absolute(), version)
+    return render(plan_containers(graph, check_edges(graph)), engine, folder, version)
+
+
+def render(plan: Plan, engine: str, folder: Path, version: str) -> dict[str, str]:
+    """The same, of a plan."""
+    return _ENGINES[engine](plan, folder.absolute(), version)
 
 
 def _compose(plan: Plan, folder: Path, version: str) -> dict[str, str]:

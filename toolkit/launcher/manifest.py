@@ -403,7 +403,7 @@ class Graph:
 
 
 _NOT_YET = {
-    "process": "not supported yet; each replica is a process of its own",
+    "process": "not supported yet; each replica is a process of its own, but for `toolkit up --one-process`",
 }
 
 

@@ -67,7 +67,7 @@ def plan_process(graph: Graph, machine: Machine, *, drain_timeout: float) -> Fus
         raise GraphError(f"{where}: another program cannot be part of this process; run it by itself, and say its url")
     edges = find_edges(graph, check_edges(graph))
     trust = plan_trust(graph, edges)
-    order = (graph.entry, *(name for name in graph.services if name != graph.entry))
+    order = sorted(graph.services, key=lambda name: name != graph.entry)
     placed = {each.deployment: each for each in place(graph, machine, counts=dict.fromkeys(graph.services, 1))}
     specs = [
         replace(
