@@ -51,6 +51,7 @@ class Stranger:
             name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
         }
         path = f"{self.venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        inherited["XDG_STATE_HOME"] = str(self.root / "state")
         return {**inherited, "PATH": path, "TMPDIR": str(self.temporary), "XDG_RUNTIME_DIR": str(self.runtime), **more}
 
     def run(self, program: str, *arguments: str | Path, cwd: Path | None = None, **environ: str) -> str:
@@ -183,8 +184,8 @@ def test_it_serves_a_stock_client_and_leaves_nothing_behind(stranger: Stranger, 
         try:
             running = Running(process)
             running.wait_ready()
-            (socket,) = stranger.runtime.glob("toolkit-*/embedding.0.sock")
-            assert len(stranger.processes()) == 3
+            (socket,) = stranger.runtime.glob("toolkit-*/embedding.0.1.sock")
+            assert len(stranger.processes()) == 4, "the launcher, its guardian, two replicas"
             assert ask(client, f"127.0.0.1:{port}", f"unix:{socket}") == {
                 "best": "the cats",
                 "ranked": ["rain in May", "the cats", "a dog"],
