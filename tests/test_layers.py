@@ -96,7 +96,7 @@ def test_an_error_names_the_file_and_the_line_that_said_it(tmp_path: Path) -> No
             f"{tmp_path}/graph.yaml; did you mean 'gpt2'?"
         ),
         "over1.yaml:2: entri: unknown key; did you mean 'entry'?",
-        '--set gpt2.device=gpu: services.gpt2.device: must be auto, cpu, cuda or cuda:N, not "gpu"',
+        '--set gpt2.device=gpu: services.gpt2.device: must be auto, cpu, mps, cuda, cuda:N or a UUID (GPU-… or MIG-…), not "gpu"',
     ]
 
 

@@ -187,7 +187,7 @@ def test_sizes(text: str, size: int) -> None:
         ),
         ('{class: "m:C", device: "cuda:01"}', "4: services.a.device: must be auto, cpu, mps, cuda, cuda:N"),
         ('{class: "m:C", device: "GPU-;"}', "4: services.a.device: must be auto, cpu, mps, cuda, cuda:N"),
-        ('{class: "m:C", on_unsatisfiable: wait}', "4: services.a.on_unsatisfiable: must be 'error' or 'cpu', not"),
+        ('{class: "m:C", on_unsatisfiable: wait}', "4: services.a.on_unsatisfiable: must be error or cpu, not"),
         (
             '{class: "m:C", device: cpu, resources: {gpu_memory: 1GiB}}',
             "4: services.a.resources.gpu_memory: is said of a GPU, and the device is cpu",

@@ -508,8 +508,6 @@ _HINTS = {
 def _sentence(error: Mapping[str, Any], key: Key, entry: type) -> str:
     shown, context = _shown(error["input"]), error.get("ctx", {})
     match error["type"]:
-        case "literal_error":
-            return f"must be {context['expected']}, not {shown}"
         case "missing":
             return f"missing; add {_HINTS[str(key[-1])]}"
         case "unexpected_keyword_argument":
