@@ -1,0 +1,68 @@
+"""The project whose graph is exported, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from scripts.deploy.commands import command, docker
+from scripts.deploy.engine import BASE
+
+ROOT = Path(__file__).parents[2]
+LEAVES = 3
+PORT = 50051
+IMAGE = "shop-default"
+GRAPH = f"""\
+name: shop
+entry: entry
+images:
+  default: {{files: [shop.py, services], constraints: constraints.txt}}
+services:
+  leaf: {{class: "shop:Leaf", replicas: {LEAVES}}}
+  entry: {{class: "shop:Entry", port: {PORT}}}
+"""
+EXPOSED = ("--set", "entry.host=0.0.0.0", "--set", "entry.insecure=true")
+
+
+def make(folder: Path) -> Path:
+    """With the wheels that lie in `folder`, and a Dockerfile."""
+    project = folder / "shop"
+    clutter = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "services" / "echo", project / "services" / "echo", ignore=clutter)
+    shutil.copy(ROOT / "constraints.txt", project)
+    shutil.copy(ROOT / "scripts" / "deploy" / "shop.py", project)
+    (folder / "wheels").rename(project / "wheels")
+    (project / "graph.yaml").write_text(GRAPH)
+    export(project, "dockerfile", project)
+    shutil.copy(project / "Dockerfile.dockerignore", project / ".dockerignore")  # for builders that know that one only
+    return project
+
+
+def export(project: Path, engine: str, out: Path, *options: str) -> None:
+    found = (str(project), str(ROOT), str(ROOT / "codegen"))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
+    words = (sys.executable, "-m", "toolkit", "export", engine, "graph.yaml", "-o", str(out), *options)
+    command(*words, folder=project, env=env)
+
+
+async def build(project: Path, tag: str) -> None:
+    arguments = (f"BASE={BASE}", "WHEELS=wheels", "PIP_NO_INDEX=1")
+    options = [f"--build-arg={each}" for each in arguments]
+    await docker(
+        "build",
+        "--network=none",
+        *options,
+        "--target=default",
+        f"--tag={IMAGE}:{tag}",
+        ".",
+        folder=project,
+        timeout=240,
+    )
+
+
+def set_version(project: Path, number: int) -> None:
+    """The change of code that is rolled out."""
+    path = project / "shop.py"
+    path.write_text(path.read_text().replace("VERSION = 1", f"VERSION = {number}"))
