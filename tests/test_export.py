@@ -366,7 +366,7 @@ def interpolated(text: str) -> str:
 def test_the_ignore_file_lets_in_what_the_dockerfile_copies(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     text = render_ignore(plan(tmp_path))
-    assert text.splitlines()[1:] == ["*", "!Dockerfile", "!m", "!wheels", "**/__pycache__"]
+    assert text.splitlines()[2:] == ["*", "!Dockerfile", "!m", "!wheels", "**/__pycache__"]
 
 
 def test_images_differ_where_needs_differ(tmp_path: Path) -> None:

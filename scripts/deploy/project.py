@@ -23,6 +23,8 @@ services:
   leaf: {{class: "shop:Leaf", replicas: {LEAVES}}}
   entry: {{class: "shop:Entry", port: {PORT}}}
 """
+BUILD = {"BASE": BASE, "WHEELS": "wheels", "PIP_NO_INDEX": "1"}
+"""Arguments, so that no network is needed."""
 EXPOSED = ("--set", "entry.host=0.0.0.0", "--set", "entry.insecure=true")
 
 
@@ -48,8 +50,7 @@ def export(project: Path, engine: str, out: Path, *options: str) -> None:
 
 
 async def build(project: Path, tag: str) -> None:
-    arguments = (f"BASE={BASE}", "WHEELS=wheels", "PIP_NO_INDEX=1")
-    options = [f"--build-arg={each}" for each in arguments]
+    options = [f"--build-arg={name}={value}" for name, value in BUILD.items()]
     await docker(
         "build",
         "--network=none",
@@ -63,6 +64,6 @@ async def build(project: Path, tag: str) -> None:
 
 
 def set_version(project: Path, number: int) -> None:
-    """The change of code that is rolled out."""
-    path = project / "shop.py"
-    path.write_text(path.read_text().replace("VERSION = 1", f"VERSION = {number}"))
+    """A change of code; 2 is rolled out."""
+    text = (ROOT / "scripts" / "deploy" / "shop.py").read_text()
+    (project / "shop.py").write_text(text.replace("VERSION = 1", f"VERSION = {number}"))

@@ -39,12 +39,15 @@ def render_ignore(plan: Plan) -> str:
     for name, image in plan.images.items():
         files += [*project_files(plan.graph, name), *([image.constraints] if image.constraints else [])]
     kept = [f"!{each}" for each in (*dict.fromkeys(files), BUILD_ARGUMENTS["WHEELS"])]
-    return "\n".join(["# Made by `toolkit export dockerfile`.", "*", *kept, "**/__pycache__"]) + "\n"
+    return "\n".join([comment(_IGNORE_HEAD), "*", *kept, "**/__pycache__"]) + "\n"
 
 
 _HEAD = """Images of {name}, made by `toolkit export dockerfile`. Build from the project's folder, one target each.
 
 With --build-arg WHEELS=FOLDER --build-arg PIP_NO_INDEX=1 pip installs from that folder alone, and no network is needed."""
+
+_IGNORE_HEAD = """Made by `toolkit export dockerfile`.
+Builders before BuildKit, docker-compose 1.29 among them, know it only as .dockerignore in the project's folder."""
 
 
 def _building(plan: Plan, name: str, image: Image, version: str) -> Iterator[str]:
@@ -60,6 +63,8 @@ def _building(plan: Plan, name: str, image: Image, version: str) -> Iterator[str
     if image.bare:
         yield _pip("--no-deps", *options, *image.bare)
     yield _run(f"{VENV}/bin/python", "-c", _COPY_PROBE)
+    yield comment("Nothing is installed where it runs.")
+    yield _run(f"{VENV}/bin/pip", "uninstall", "--yes", "pip")
 
 
 def _running(plan: Plan, name: str, image: Image) -> Iterator[str]:
