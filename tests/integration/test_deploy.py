@@ -1,4 +1,4 @@
-"""The containers of the Kubernetes manifests, each started by hand as its pod would. `scripts/test-deploy` does it in an engine."""
+"""The containers of the Kubernetes manifests, each started by hand as its pod would; `scripts/test-deploy` has an engine."""
 
 from __future__ import annotations
 
