@@ -566,7 +566,7 @@ def _known_keys(key: Key, entry: type) -> list[str]:
         return _keys(entry)
     if key[0] == "images":
         return _keys(Image)
-    if key[2] == "batching":
+    if key[2:3] == ("batching",):
         return _keys(Batching)
     inside = {"tls": Tls, "traffic": Traffic, "resources": Resources, "replicas": Replicas, "auth": Auth}
     remote = {"tls": RemoteTls, "traffic": RemoteTraffic} if entry is Remote else {}
