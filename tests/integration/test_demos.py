@@ -21,6 +21,7 @@ pytestmark = pytest.mark.integration
         ("ensemble", ["sport", "politics", "by_meaning", "by_likelihood"]),
         ("sequential", ["In short:\n  ", "ferries"]),
         ("controlnet", ["outlines", "###", "128 by 128 pixels"]),
+        ("external", ["Refunds are paid within five days."]),
         ("router", ["[storyteller] ", "[scholar] "]),
         ("rag", ["17 passages", "from lighthouse-builder (0.", "Agnes Orme", "from ferry-winter (0."]),
         ("shield", ["PERMISSION_DENIED: weapons and explosives", "Paris"]),
