@@ -53,7 +53,7 @@ async def test_a_graph_here(in_process):
 
 
 async def test_a_graph_in_processes(in_processes):
-    echo = await in_processes("graph.yaml", EchoClient, "--set", "top.replicas=2")
+    echo = await in_processes("graph.yaml", EchoClient, "--set", "left.replicas=2")
     assert await echo.say(Note(text="t"), timeout=10) == Note(text="t")
 """
 
