@@ -298,7 +298,28 @@ def test_a_gpu_may_be_named_to_compose(tmp_path: Path) -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 nasty = texts | st.lists(
     st.sampled_from(
-        ["$", "${A}", "$(A)", "$$", "'", '"', "\\", "\n", ": ", "# ", "- ", "{", "]", "&a", "*a", "!!x", "%", "\x85"]
+        [
+            "$",
+            "${A}",
+            "$(A)",
+            "$$",
+            "{{.ID}}",
+            "{{{",
+            "'",
+            '"',
+            "\\",
+            "\n",
+            ": ",
+            "# ",
+            "- ",
+            "{",
+            "]",
+            "&a",
+            "*a",
+            "!!x",
+            "%",
+            "\x85",
+        ]
     )
     | st.sampled_from(
         ["yes", "null", "~", "0o17", "1e3", "0x1f", "1:30", "=", "<<", "\u2028", "\x7f", "é", "🜂", " ", "\t", "\r"]
@@ -333,9 +354,9 @@ def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
         description=description,
     )
     made = plan_containers(graph, {"a": Description("a.v1.A", {})})
-    for text in (render_compose(made, ROOT), render_stack(made, ROOT)):
+    for text, read in ((render_compose(made, ROOT), str), (render_stack(made, ROOT), filled_in)):
         services = yaml.safe_load(text)["services"]
-        _check(services["a"]["environment"], env, args)
+        _check({name: read(value) for name, value in services["a"]["environment"].items()}, env, args)
         assert [interpolated(part) for part in services["fetch-default"]["command"]] == fetch
     files = render_manifests(made)
     (deployed,) = [one for one in yaml.safe_load_all(files["a.yaml"]) if one["kind"] == "Deployment"]
@@ -361,6 +382,13 @@ def interpolated(text: str) -> str:
     """As these engines do: `$$` is `$`, and any other `$` would be a variable."""
     assert re.fullmatch(r"(?:[^$]|\$\$)*", text, re.DOTALL), text
     return text.replace("$$", "$")
+
+
+def filled_in(text: str) -> str:
+    """As Swarm does: `{{"{{"}}` is `{{`, and any other `{{` would begin a template."""
+    parts = text.split('{{"{{"}}')
+    assert not any("{{" in part for part in parts), text
+    return "{{".join(parts)
 
 
 def test_the_ignore_file_lets_in_what_the_dockerfile_copies(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +15,7 @@ import grpc.aio
 
 from scripts.chaos_cases.load import Load, Sample
 from scripts.deploy.commands import StepError, run
-from scripts.deploy.project import PORT
+from scripts.deploy.project import ODD, PORT
 from services.echo.v1.echo_toolkit import EchoClient, Note
 from toolkit.connect import connect
 from toolkit.errors import ServiceError
@@ -87,7 +88,8 @@ async def _toolkit_call(address: str) -> bool:
     except StepError as failure:
         sys.stderr.write(f"         failed: {failure}\n")
         return False
-    return '"number": "1"' in said
+    reply = json.loads(said)
+    return (reply["number"], reply["tags"]) == ("1", [ODD])
 
 
 async def health(address: str) -> bool:

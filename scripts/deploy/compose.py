@@ -34,6 +34,8 @@ async def run(folder: Path) -> AsyncIterator[Row]:
     await _compose(shop, *tool, "up", "--detach")
     await wait_until("all are healthy", lambda: _healthy(project.LEAVES + 1), timeout=60)
     yield Row("compose", "up until all are healthy", time.monotonic() - began, "<=", 20, "s")
+    limits = [each["HostConfig"]["Memory"] for each in await containers("name=leaf")]
+    yield Row("compose", "containers with their limit of memory", limits.count(project.MEMORY), ">=", project.LEAVES)
     yield Row("compose", "calls from outside that failed", await outsiders(), "<=", 0)
     async with caller() as calls:
         async with calls.load():

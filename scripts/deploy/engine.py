@@ -25,7 +25,8 @@ PACKAGES = {
     "debootstrap": "debootstrap",
     "iptables": "iptables",
 }
-NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+ONLINE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = (*ONLINE, "--net")
 """What runs in these leaves no process, mount, network or firewall rule behind, however it ends."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpc-model-toolkit" / "deploy"
 NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache", "var/lib/apt/lists")
@@ -82,10 +83,10 @@ def base_image() -> Base:
     say(f"debootstrap: a base image of {release} (a minute or two, once)")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="toolkit-base-") as root:
-        # in namespaces, for it mounts /proc in there and a folder with mounts cannot be removed
+        # in namespaces, for it mounts /proc in there, and a folder with mounts cannot be removed
         words = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv", release, root)
         try:
-            command(*NAMESPACES, *words, timeout=400)
+            command(*ONLINE, *words, timeout=400)
         except StepError as error:
             raise NoEngineError(f"no base image: {error}") from None
         version = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -14,13 +15,16 @@ ROOT = Path(__file__).parents[2]
 LEAVES = 3
 PORT = 50051
 IMAGE = "shop-default"
+ODD = "$HOME ${HOME} $(HOME) $$ '\"\\ #: {{.ID}} %s\n- é"
+"""A value that each engine has to leave as it is."""
+MEMORY = 512 << 20
 GRAPH = f"""\
 name: shop
 entry: entry
 images:
   default: {{files: [shop.py, services], constraints: constraints.txt}}
 services:
-  leaf: {{class: "shop:Leaf", replicas: {LEAVES}}}
+  leaf: {{class: "shop:Leaf", replicas: {LEAVES}, env: {{ODD: {json.dumps(ODD)}}}, resources: {{memory: {MEMORY >> 20}MiB}}}}
   entry: {{class: "shop:Entry", port: {PORT}}}
 """
 BUILD = {"BASE": BASE, "WHEELS": "wheels", "PIP_NO_INDEX": "1"}

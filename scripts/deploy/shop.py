@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
 from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Note
@@ -15,7 +16,7 @@ VERSION = 1
 class Leaf(EchoBase):
     async def say(self, request: Note, context: Context) -> Note:
         await asyncio.sleep(request.weight)
-        return Note(text=socket.gethostname(), number=VERSION)
+        return Note(text=socket.gethostname(), number=VERSION, tags=[os.environ["ODD"]])
 
 
 class Entry(EchoBase):

@@ -67,7 +67,7 @@ def _service(plan: Plan, each: Container) -> dict[str, Any]:
     found: dict[str, Any] = {
         **_common(plan, each.said.image),
         "command": list(REPLICA),
-        "environment": escaped(dict(each.environment)),
+        "environment": escaped({name: untemplated(value) for name, value in each.environment.items()}),
         "networks": ["inside", *(["outside"] if each.published or each.calls_outside else [])],
         "healthcheck": healthcheck(each, interval="5s"),
         "stop_grace_period": f"{each.stop_grace}s",
@@ -81,6 +81,11 @@ def _service(plan: Plan, each: Container) -> dict[str, Any]:
         owner = {"uid": str(USER), "gid": str(USER), "mode": 0o400}
         found["secrets"] = [{"source": name, "target": f"{SECRETS}/{name}", **owner} for name in each.secrets]
     return found
+
+
+def untemplated(value: str) -> str:
+    """The same, after Swarm has filled in what it takes for a template."""
+    return value.replace("{{", '{{"{{"}}')
 
 
 def _deploy(each: Container) -> dict[str, Any]:
