@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ def main() -> int:
 
 def outside(arguments: list[str]) -> int:
     """Make ready what needs the network, and go on in namespaces of our own."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     engine.install()
     base = engine.base_image()
     wheels = images.wheels(base.python)
@@ -62,6 +64,7 @@ def outside(arguments: list[str]) -> int:
     except subprocess.TimeoutExpired:
         raise StepError(f"it was not done after {TIME_LIMIT:g} s") from None
     finally:
+        engine.remove_cgroups(folder.name)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.chaos_cases.case import say
-from scripts.deploy.commands import StepError, command, docker, wait_until
+from scripts.deploy.commands import POLL, StepError, command, docker, wait_until
 
 BASE = "toolkit-base"
 PACKAGES = {
@@ -29,6 +30,9 @@ ONLINE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc
 NAMESPACES = (*ONLINE, "--net")
 """What runs in these leaves no process, mount, network or firewall rule behind, however it ends."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpc-model-toolkit" / "deploy"
+CGROUPS = Path("/sys/fs/cgroup")
+ENDED_AFTER = 10.0
+"""Seconds at most, after a kill."""
 NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache", "var/lib/apt/lists")
 """Of a Debian; images of others are without it too."""
 
@@ -125,7 +129,6 @@ async def running(folder: Path) -> AsyncIterator[None]:
     finally:
         daemon.send_signal(signal.SIGTERM)
         await asyncio.to_thread(_wait_exit, daemon)
-        _remove_cgroups(folder.name)
 
 
 async def _wait_answer(daemon: subprocess.Popen[bytes], log: Path) -> None:
@@ -153,11 +156,14 @@ def _free_memory() -> int:
     return int(found["MemAvailable"].split()[0]) << 10
 
 
-def _remove_cgroups(name: str) -> None:
-    """No namespace does it."""
-    for cgroup in (*Path("/sys/fs/cgroup").glob(f"*/{name}"), *Path("/sys/fs/cgroup").glob(name)):
-        with suppress(OSError):
-            cgroup.rmdir()
+def remove_cgroups(name: str) -> None:
+    """No namespace does it. What was in them may still be about to end."""
+    until = time.monotonic() + ENDED_AFTER
+    while (left := [*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)]) and time.monotonic() < until:
+        for each in (each for group in left for each in reversed([*group.glob("**/")])):
+            with suppress(OSError):
+                each.rmdir()
+        time.sleep(POLL)
 
 
 def _last_line(log: Path) -> str:
