@@ -159,7 +159,7 @@ def test_a_replica_that_takes_too_much_is_ended_and_told_so(hungry: Project, tex
 def test_a_model_that_does_not_fit_is_told_before_it_is_ready(hungry: Project) -> None:
     with up(hungry.write(ENTRY.replace("port:", "args: {mib: 600}, port:"))) as running:
         assert running.wait_exit() == 1
-    assert [OUT_OF_MEMORY.fullmatch(error) is not None for error in running.errors] == [True]
+    assert OUT_OF_MEMORY.fullmatch(running.errors[0]), running.said
 
 
 def test_a_replica_has_the_cores_and_threads_of_the_plan(hungry: Project) -> None:
