@@ -76,8 +76,8 @@ async def test_detached_work_outlives_its_call_and_its_deadline(serve: Serve) ->
             recorded.set()
 
     async with serve(leaf) as to_leaf, serve(Records(), timeout=20) as front:
-        await front.say(Note(), timeout=0.1, metadata={"x-request-id": "r2"})
-        await asyncio.sleep(0.15)  # until the call's own deadline has passed
+        await front.say(Note(), timeout=0.5, metadata={"x-request-id": "r2"})
+        await asyncio.sleep(0.55)  # until the call's own deadline has passed
         go.set()
         await asyncio.wait_for(recorded.wait(), 10)
     assert leaf.seen[0].request_id == "r2"
