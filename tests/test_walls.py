@@ -35,8 +35,8 @@ launcher.manifest launcher.processes launcher.live launcher.record
 launcher.layers
 launcher.memory
 launcher.cages
-launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.guardian launcher.lifecycle
-launcher.lines launcher.output launcher.ports launcher.restarts launcher.scaling launcher.state
+launcher.captured launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.guardian
+launcher.lifecycle launcher.lines launcher.output launcher.ports launcher.restarts launcher.scaling launcher.state
 launcher.hints launcher.security launcher.sizes
 project.certs project.generate project.scaffold
 replica call

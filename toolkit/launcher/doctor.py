@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from toolkit.errors import GraphError, ToolkitError
 from toolkit.launcher.addresses import choose_base
+from toolkit.launcher.captured import run_captured
 from toolkit.launcher.devices import Machine
 from toolkit.launcher.manifest import Graph, load_graph
 from toolkit.launcher.ports import find_holder
@@ -144,16 +145,6 @@ def _ports(graph: Graph) -> Iterator[Finding]:
 
 def _run(command: tuple[str, ...], folder: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        return run_captured(command, folder, environ, TIMEOUT)
     except subprocess.TimeoutExpired:
         raise ToolkitError(f"{' '.join(command)} has not ended after {TIMEOUT:g} s") from None

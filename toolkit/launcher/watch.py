@@ -13,6 +13,7 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, watch
 
+from toolkit.launcher.captured import run_captured
 from toolkit.launcher.events import Changed, Event, Noted
 from toolkit.launcher.processes import Processes
 
@@ -66,17 +67,7 @@ def _follow(folder: Path, out: socket.socket, stop: threading.Event, environ: Ma
 def _generate(folder: Path, environ: Mapping[str, str]) -> tuple[str, list[str]]:
     """What is wrong with a .proto, or the files that were written."""
     try:
-        done = subprocess.run(
-            GENERATE,
-            cwd=folder,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=GENERATE_TIMEOUT,
-            check=False,
-        )
+        done = run_captured(GENERATE, folder, environ, GENERATE_TIMEOUT)
     except subprocess.TimeoutExpired:
         return f"toolkit generate has not ended after {GENERATE_TIMEOUT:g} s", []
     if done.returncode:
