@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from toolkit.blocking import from_blocking, from_pushing
+from toolkit.blocking import ModelThread, from_blocking, from_pushing
 
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 
@@ -266,3 +267,64 @@ async def test_a_model_that_calls_a_streamer_becomes_a_stream_and_stops_at_the_n
     async with aclosing(from_pushing(work, ahead=2)) as left:
         assert await take(left, 3) == tokens[:3]
     assert streamers[-1].put_so_far <= 1 + 3 + 2
+
+
+async def test_a_model_thread_computes_for_one_call_at_a_time_in_their_order() -> None:
+    thread, begun = ModelThread(), list[tuple[int, str]]()
+
+    def double(number: int, *, plus: int) -> int:
+        begun.append((number, threading.current_thread().name))
+        return 2 * number + plus
+
+    assert await asyncio.gather(*(thread.run(double, n, plus=1) for n in range(5))) == [1, 3, 5, 7, 9]
+    assert [number for number, _ in begun] == list(range(5))
+    assert {name for _, name in begun} == {"model_0"}
+
+
+async def test_work_in_a_model_thread_sees_its_caller_and_raises_to_it() -> None:
+    thread = ModelThread()
+    WHO.set("the caller")
+    assert await thread.run(WHO.get) == "the caller"
+    with pytest.raises(LookupError, match="gone"):
+        await thread.run(raises, LookupError("gone"))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await thread.run(raises, StopIteration())
+
+
+async def test_who_gives_up_before_the_turn_leaves_no_work() -> None:
+    thread, begun, go, done = ModelThread(), threading.Event(), threading.Event(), list[str]()
+
+    def hold() -> None:
+        begun.set()
+        go.wait(10)
+
+    first = asyncio.create_task(thread.run(hold))
+    await asyncio.to_thread(begun.wait, 10)
+    second = asyncio.create_task(thread.run(done.append, "second"))
+    third = asyncio.create_task(thread.run(done.append, "third"))
+    await asyncio.sleep(0)  # both wait for their turn
+    second.cancel()
+    await asyncio.wait([second])
+    go.set()
+    await asyncio.gather(first, third)
+    assert done == ["third"]
+
+
+async def test_a_stream_may_run_in_a_model_thread() -> None:
+    counting = Counting()
+    async with aclosing(from_blocking(counting.numbers, executor=ModelThread())) as numbers:
+        assert await take(numbers, 3) == [0, 1, 2]
+    assert counting.threads == {"model_0"}
+
+
+async def test_a_model_thread_ends_with_who_holds_it() -> None:
+    thread = ModelThread()
+    running = await thread.run(threading.current_thread)
+    del thread
+    gc.collect()
+    await asyncio.to_thread(running.join, 10)
+    assert not running.is_alive()
+
+
+def raises(error: Exception) -> None:
+    raise error

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from toolkit.context import ALWAYS_FORWARDED, REQUEST_ID, Context, MetadataPairs
 from toolkit.deadline import Deadline
 from toolkit.errors import Code, ServiceError, internal
 from toolkit.policy.batching import Batch, BatchFigures, Batching, BatchOptions, Item
-from toolkit.tasks import TICK, portable
+from toolkit.tasks import TICK, in_executor
 
 log = logging.getLogger("toolkit")
 S = TypeVar("S")
@@ -257,10 +256,7 @@ class Batcher:
         if self._worker is None:
             name = context.method.attribute
             self._worker = ThreadPoolExecutor(self.options.concurrency, thread_name_prefix=name)
-        variables = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._worker, lambda: variables.run(_portably, self._handler, requests, context)
-        )
+        return await in_executor(self._worker, self._handler, requests, context)
 
 
 class _Call(Item):
@@ -327,13 +323,6 @@ def _too_late(call: _Call) -> ServiceError:
     return ServiceError(
         Code.RESOURCE_EXHAUSTED, f"{what} is too busy to answer before the deadline", retry_after=-1.0, unseen=True
     )
-
-
-def _portably(handler: Callable[..., Any], requests: list[Any], context: BatchContext) -> Any:
-    try:
-        return handler(requests, context)
-    except BaseException as error:
-        raise portable(error) from error.__cause__
 
 
 def _latest(calls: Iterable[Context]) -> Deadline | None:

@@ -1,6 +1,6 @@
-"""Blocking code as async streams: plain generators, and libraries that call back with each piece, as transformers does.
+"""Blocking code beside the event loop: functions in a model's own thread, plain generators and callbacks as async streams.
 
-The work runs in a thread beside the event loop, and no further ahead of its reader than it is told to.
+A stream's work runs no further ahead of its reader than it is told to.
 """
 
 from __future__ import annotations
@@ -13,15 +13,38 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-from toolkit.tasks import portable
+from toolkit.tasks import in_executor, portable
 
 log = logging.getLogger("toolkit")
+P = ParamSpec("P")
 T = TypeVar("T")
 MAX_THREADS: Final = 64
 """Streams that run at once where no executor is given; those beyond wait for their turn."""
 _threads: Final = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="blocking")
+
+
+class ModelThread(ThreadPoolExecutor):
+    """One thread in which a model computes for one call at a time, so that calls do not fight for the cores:
+
+        self._thread = ModelThread()  # in __init__
+
+        vectors = await self._thread.run(self._model.embeddings, sentences)
+
+    Models that share a device may share it. As an `Executor` it serves `from_blocking` too. It needs no closing: it ends
+    with the service that holds it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="model")
+
+    async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` returns or raises, in its turn. It sees the caller's context variables.
+
+        A caller that gives up before its turn takes the work out of the queue; work that has begun goes on to its end.
+        """
+        return await in_executor(self, work, *args, **kwargs)
 
 
 def from_blocking(

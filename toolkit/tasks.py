@@ -8,6 +8,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -56,6 +57,22 @@ async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P
 
     threading.Thread(target=work, daemon=True, name=getattr(function, "__name__", "work")).start()
     return await done
+
+
+async def in_executor(executor: Executor, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Run a blocking function in a thread of `executor`, in its turn.
+
+    Cancelling the await takes it out of the queue, or abandons it. What no event loop can carry comes as RuntimeError.
+    """
+    context = contextvars.copy_context()
+
+    def work() -> T:
+        try:
+            return context.run(function, *args, **options)
+        except BaseException as error:
+            raise portable(error) from error.__cause__
+
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 def portable(error: BaseException) -> Exception:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 from services.classification.model import Classifier, LikelihoodClassifier, MeaningClassifier
 from services.classification.v1.classification_toolkit import (
@@ -16,6 +12,7 @@ from services.classification.v1.classification_toolkit import (
     Label,
 )
 from services.scoring.model import TextTooLongError
+from toolkit.blocking import ModelThread
 from toolkit.context import Context
 from toolkit.errors import Code, ServiceError
 
@@ -24,28 +21,15 @@ MAX_LABEL = 100
 """Characters."""
 
 
-class ModelThread:
-    """The one thread in which models compute, so that calls do not fight for the cores."""
-
-    async def __aenter__(self) -> Self:
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._worker.shutdown(wait=False, cancel_futures=True)
-
-    async def classify(self, model: Classifier, text: str, labels: Sequence[str]) -> list[Label]:
-        """The best label first. Raises ServiceError for what no model could answer."""
-        _check(text, labels)
-        loop = asyncio.get_running_loop()
-        try:
-            shares = await loop.run_in_executor(self._worker, model.shares, text, labels)
-        except TextTooLongError as error:
-            raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from None
-        found = [Label(name=name, score=share) for name, share in zip(labels, shares, strict=True)]
-        return sorted(found, key=lambda label: -label.score)
+async def classified(thread: ModelThread, model: Classifier, text: str, labels: Sequence[str]) -> list[Label]:
+    """The best label first. Raises ServiceError for what no model could answer."""
+    _check(text, labels)
+    try:
+        shares = await thread.run(model.shares, text, labels)
+    except TextTooLongError as error:
+        raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from None
+    found = [Label(name=name, score=share) for name, share in zip(labels, shares, strict=True)]
+    return sorted(found, key=lambda label: -label.score)
 
 
 class _Classification(ClassificationBase):
@@ -53,17 +37,8 @@ class _Classification(ClassificationBase):
         self._model = model
         self._thread = ModelThread()
 
-    async def __aenter__(self) -> Self:
-        await self._thread.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._thread.__aexit__(kind, error, trace)
-
     async def classify(self, request: ClassifyRequest, context: Context) -> ClassifyReply:
-        return ClassifyReply(labels=await self._thread.classify(self._model, request.text, request.labels))
+        return ClassifyReply(labels=await classified(self._thread, self._model, request.text, request.labels))
 
 
 class ByMeaning(_Classification):

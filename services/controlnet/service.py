@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -24,6 +22,7 @@ from services.controlnet.v1.controlnet_toolkit import (
     Params,
     Picture,
 )
+from toolkit.blocking import ModelThread
 from toolkit.context import Context
 from toolkit.errors import Code, ServiceError
 from toolkit.service import depends
@@ -42,24 +41,14 @@ class Diffusion(DiffusionBase):
 
     def __init__(self, *, model: str = "sdxl", device: str = "cpu") -> None:
         self._painter = Painter(model, device)
-
-    async def __aenter__(self) -> Self:
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._thread = ModelThread()
 
     async def paint(self, request: PaintRequest, context: Context) -> Picture:
         order = _order(request.params)
         outlines = _pixels(request.outlines, "outlines", 2)
         cancelled = threading.Event()
         try:
-            image = await asyncio.get_running_loop().run_in_executor(
-                self._worker, self._painter.paint, outlines, order, lambda: not cancelled.is_set()
-            )
+            image = await self._thread.run(self._painter.paint, outlines, order, lambda: not cancelled.is_set())
         finally:
             cancelled.set()  # where the caller has gone, the model stops at its next step
         return Picture(image=Tensor.of(image))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from services.classification.model import LikelihoodClassifier, MeaningClassifier
-from services.classification.service import ModelThread
+from services.classification.service import classified
 from services.classification.v1.classification_toolkit import ClassifyReply, ClassifyRequest, Label
 from services.multi_model.v1.multi_model_toolkit import CombinedReply, MoodRequest, MultiModelBase
+from toolkit.blocking import ModelThread
 from toolkit.context import Context
 
 MOODS: Final = ("something good", "something bad")
@@ -22,24 +22,15 @@ class MultiModel(MultiModelBase):
         self._moods = LikelihoodClassifier(moods, device)
         self._thread = ModelThread()
 
-    async def __aenter__(self) -> Self:
-        await self._thread.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._thread.__aexit__(kind, error, trace)
-
     async def topic(self, request: ClassifyRequest, context: Context) -> ClassifyReply:
-        return ClassifyReply(labels=await self._thread.classify(self._topics, request.text, request.labels))
+        return ClassifyReply(labels=await classified(self._thread, self._topics, request.text, request.labels))
 
     async def mood(self, request: MoodRequest, context: Context) -> ClassifyReply:
         return ClassifyReply(labels=await self._mood(request.text))
 
     async def combined(self, request: ClassifyRequest, context: Context) -> CombinedReply:
-        topic = await self._thread.classify(self._topics, request.text, request.labels)
+        topic = await classified(self._thread, self._topics, request.text, request.labels)
         return CombinedReply(topic=topic, mood=await self._mood(request.text))
 
     async def _mood(self, text: str) -> list[Label]:
-        return await self._thread.classify(self._moods, text, MOODS)
+        return await classified(self._thread, self._moods, text, MOODS)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import torch
 
@@ -22,6 +20,7 @@ from services.sequential.v1.sequential_toolkit import (
     SummaryReply,
     SummaryRequest,
 )
+from toolkit.blocking import ModelThread
 from toolkit.context import Context
 from toolkit.errors import Code, ServiceError
 from toolkit.service import depends
@@ -40,17 +39,9 @@ class Preparation(PreparationBase):
 
     def __init__(self, *, model: str = "minilm-l6", device: str = "cpu") -> None:
         self._model = EmbeddingModel(model, device)
+        self._thread = ModelThread()
         self._under_way: dict[str, asyncio.Task[Prepared]] = {}
         self._passes = 0
-
-    async def __aenter__(self) -> Self:
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._worker.shutdown(wait=False, cancel_futures=True)
 
     async def prepare(self, request: Document, context: Context) -> Prepared:
         found = self._under_way.get(request.text)
@@ -62,7 +53,7 @@ class Preparation(PreparationBase):
     async def _prepared(self, text: str) -> Prepared:
         sentences = split(text)
         try:
-            vectors = await asyncio.get_running_loop().run_in_executor(self._worker, self._model.embeddings, sentences)
+            vectors = await self._thread.run(self._model.embeddings, sentences)
         except TextTooLongError as error:
             raise ServiceError(Code.INVALID_ARGUMENT, str(error)) from None
         self._passes += 1
