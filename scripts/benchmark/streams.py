@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc.aio
 
 from scripts.benchmark import bare
-from scripts.benchmark.case import Case, Outcome, Work, micros, ratio, time_in_turns
+from scripts.benchmark.case import Case, Outcome, Work, micros, time_in_turns
 from scripts.benchmark.processes import ours, server, theirs
 from services.echo.v1.echo_toolkit import EchoClient, Note
 from toolkit.connect import connect
@@ -25,6 +25,7 @@ CHAINED: Final = ("toolkit.replica", "scripts.benchmark.chained:Chained")
 ASK: Final = Note(text="a token or two", times=ITEMS)
 FIRST: Final = Note(text="a token or two", times=1)
 EXACT_RUNS: Final = int(os.environ.get("EXACT_RUNS", "10"))
+PACES: Final = 12
 STOPPED: Final = 3.0
 """Seconds."""
 EXACT_ITEMS: Final = 10_000
@@ -74,20 +75,31 @@ def first_item(echo: EchoClient) -> Work:
 
 async def stream_grpc() -> Outcome:
     """Items a second of a server's stream, through a handle ÷ through a bare stub."""
-    async with chain(1) as echo, theirs() as channel:
-        return await _against_bare("stream-grpc", echo, channel, 0.85)
+    return await _against_bare("stream-grpc", 1, 0.85)
 
 
 async def stream_chain() -> Outcome:
     """Items a second through two chained services ÷ straight from a bare server."""
-    async with chain(2) as echo, theirs() as channel:
-        return await _against_bare("stream-chain", echo, channel, 0.4)
+    return await _against_bare("stream-chain", 2, 0.4)
 
 
-async def _against_bare(name: str, echo: EchoClient, channel: grpc.aio.Channel, limit: float) -> Outcome:
-    mine, other = await time_in_turns(our_stream(echo), bare_stream(channel), rounds=40, calls=1)
-    measured = {"ours_per_s": 1e6 * ITEMS / micros(mine), "bare_per_s": 1e6 * ITEMS / micros(other)}
-    return Outcome(name, ratio(other, mine), ">=", limit, measured)
+async def _against_bare(name: str, length: int, limit: float) -> Outcome:
+    """How gRPC's threads fall in with each other sets a pace that a connection keeps, and that differs by a factor of two from
+    one to the next, on both sides. So each round has servers and connections of its own, and the best pace of each side counts.
+    """
+    mine, other = [], []
+    for _ in range(PACES):
+        async with chain(length) as echo, theirs() as channel:
+            both = await time_in_turns(our_stream(echo), bare_stream(channel), rounds=10, calls=1)
+        mine.append(min(both[0]))
+        other.append(min(both[1]))
+    measured = {
+        "ours_per_s": ITEMS / min(mine),
+        "bare_per_s": ITEMS / min(other),
+        "ours_usual_per_s": 1e6 * ITEMS / micros(mine),
+        "bare_usual_per_s": 1e6 * ITEMS / micros(other),
+    }
+    return Outcome(name, min(other) / min(mine), ">=", limit, measured)
 
 
 async def stream_first() -> Outcome:
