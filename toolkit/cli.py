@@ -159,6 +159,12 @@ def up(
             "--one-process", help="All in one process that has this terminal, for a debugger; none is mended."
         ),
     ] = False,
+    stop_with_input: Annotated[
+        bool,
+        typer.Option(
+            "--stop-with-input", help="Stop when standard input ends, as it does when a program that holds it dies."
+        ),
+    ] = False,
 ) -> None:
     """Bring up a graph on this machine, watch it, and take it down.
 
@@ -175,6 +181,12 @@ def up(
     from toolkit.launcher.up import Style, Watch, show_plan
     from toolkit.launcher.up import up as run_up
 
+    if stop_with_input:
+        from toolkit import lifeline
+
+        if detach:
+            raise typer.BadParameter("--stop-with-input: a graph that is left running has no input; leave out -d")
+        lifeline.stop_with_input()
     limits = Limits(
         start_timeout=_duration("--start-timeout", start_timeout),
         drain_timeout=_duration("--drain-timeout", drain_timeout),

@@ -274,11 +274,11 @@ async def graph_in_processes(
     entry = load_graph(path).entry
     port = pick_free_port()  # the one in the graph file may be in use, by another graph even
     address = f"{LOOPBACK}:{port}"
-    arguments = ["-m", "toolkit", "up", os.fspath(path), "--set", f"{entry}.port={port}", *options]
+    arguments = ["-m", "toolkit", "up", os.fspath(path), "--set", f"{entry}.port={port}", "--stop-with-input", *options]
     up = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,  # ends with us, even where we are killed
         stdout=sys.stderr if show is None else show,
         stderr=show,
         start_new_session=True,  # a Ctrl-C is for us, and we pass it on once

@@ -14,6 +14,8 @@ from services.external.v1.external_toolkit import BestRequest, MatcherClient
 from toolkit.launcher.addresses import pick_free_port
 from toolkit.launcher.security import LOOPBACK
 
+OURS: Final = Path(__file__).with_name("graph.yaml")
+THEIRS: Final = Path(__file__).with_name("scoring.yaml")
 QUESTION: Final = "How do I get my money back?"
 CANDIDATES: Final = (
     "Our shops open at nine.",
@@ -24,23 +26,22 @@ CANDIDATES: Final = (
 
 @asynccontextmanager
 async def elsewhere() -> AsyncIterator[str]:
-    """Where a scoring service runs that belongs to nobody here."""
-    address = f"{LOOPBACK}:{pick_free_port()}"
-    command = ("-m", "toolkit.replica", "services.scoring.service:Scoring", "--listen", address)
-    replica = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=sys.stderr, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+    """Where the scoring service of somebody else's graph listens."""
+    port = pick_free_port()
+    command = ("-m", "toolkit", "up", str(THEIRS), "--set", f"scoring.port={port}", "--stop-with-input")
+    up = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=sys.stderr, stdin=asyncio.subprocess.PIPE, start_new_session=True
     )
     try:
-        yield address
+        yield f"{LOOPBACK}:{port}"
     finally:
-        if replica.returncode is None:
-            replica.terminate()
-            await replica.wait()
+        if up.returncode is None:
+            up.terminate()
+            await up.wait()
 
 
 async def show() -> None:
-    graph = Path(__file__).with_name("graph.yaml")
-    async with elsewhere() as address, running(graph, MatcherClient, "--set", f"scoring.url={address}") as matcher:
+    async with elsewhere() as address, running(OURS, MatcherClient, "--set", f"scoring.url={address}") as matcher:
         reply = await matcher.best(BestRequest(text=QUESTION, candidates=list(CANDIDATES)), timeout=60)
     sys.stdout.write(f"{QUESTION}\n  {reply.candidate} ({reply.score:.2f})\n")
 

@@ -16,8 +16,6 @@ TOPICS: Final = {
     "a question about facts and knowledge": "scholar",
 }
 """What a question may be, and the handle that answers it."""
-CHAT: Final = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-"""The form in which SmolLM2's instruct models were trained."""
 USUAL_LENGTH: Final = 48
 
 
@@ -32,10 +30,8 @@ class Router(RouterBase):
         kinds = await self.classifier.classify(ClassifyRequest(text=request.text, labels=list(TOPICS)))
         route = TOPICS[kinds.labels[0].name]
         yield Piece(route=route)
-        ask = GenerateRequest(
-            prompt=CHAT.format(text=request.text),
-            max_new_tokens=request.max_new_tokens or USUAL_LENGTH,
-        )
+        length = request.max_new_tokens or USUAL_LENGTH
+        ask = GenerateRequest(prompt=request.text, max_new_tokens=length, chat=True)
         writer = self.storyteller if route == "storyteller" else self.scholar
         async with writer.stream(ask) as tokens:
             async for token in tokens:

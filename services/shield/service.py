@@ -13,7 +13,6 @@ from toolkit.errors import Code, ServiceError
 from toolkit.service import depends
 
 HARMLESS: Final = ("everyday life", "science, history and geography", "cooking, travel and animals")
-CHAT: Final = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 LENGTH: Final = 40
 
 
@@ -33,5 +32,5 @@ class Shield(ShieldBase):
         if best.name in self._forbidden:
             refusal = Refusal(topic=best.name, score=best.score)
             raise ServiceError(Code.PERMISSION_DENIED, f"not answered: this is about {best.name}", [refusal])
-        prompt = CHAT.format(text=request.text)
-        return Answer(text=(await self.model.generate(GenerateRequest(prompt=prompt, max_new_tokens=LENGTH))).text)
+        answer = await self.model.generate(GenerateRequest(prompt=request.text, max_new_tokens=LENGTH, chat=True))
+        return Answer(text=answer.text)
