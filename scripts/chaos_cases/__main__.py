@@ -15,10 +15,13 @@ from collections.abc import Iterable
 
 import uvloop
 
-from scripts.chaos_cases import chain, guard, overload, replicas
+from scripts.chaos_cases import chain, cycles, guard, overload, replicas
 from scripts.chaos_cases.case import Case, Row, say
 
-CASES: dict[str, Case] = {case.name: case for case in (*replicas.CASES, *overload.CASES, *chain.CASES, *guard.CASES)}
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (*replicas.CASES, *overload.CASES, *chain.CASES, *guard.CASES, cycles.case(cycles.DEFAULT))
+}
 
 
 def main() -> int:
@@ -32,7 +35,11 @@ def main() -> int:
     parser.add_argument(
         "--json", action="store_true", help='one object a line: {"case", "what", "value", "target", "met", …}'
     )
+    parser.add_argument(
+        "--cycles", type=int, metavar="N", default=cycles.DEFAULT, help="of the case cycles; default: %(default)s"
+    )
     options = parser.parse_args()
+    CASES["cycles"] = cycles.case(options.cycles)
     unknown = [name for name in options.case if name not in CASES]
     if unknown:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 
@@ -89,6 +90,13 @@ class Hop(Recording):
 
     async def answer(self, request: Note) -> Note:
         return await self.next.say(request)
+
+
+class Spreads(EchoBase):
+    """Starts something in a session of its own."""
+
+    def __init__(self) -> None:
+        self.child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 
 
 class Upload(EchoBase):
