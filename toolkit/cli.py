@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,11 +61,24 @@ def main() -> None:
     try:
         app()
     except (ToolkitError, ServiceError) as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        sys.exit(EXIT_CODES.get(type(error), 1))
+        sys.exit(_complain(str(error), EXIT_CODES.get(type(error), 1)))
     except KeyboardInterrupt:
         sys.exit(130)  # before `up` catches signals, or after it has
+    except OSError as error:  # a disk that is full, a file that may not be read: no fault of ours
+        sys.exit(_complain(_tell(error), 1))
+
+
+def _tell(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
+
+
+def _complain(text: str, code: int) -> int:
+    """Say what is wrong, where that can be written."""
+    with suppress(OSError):
+        for line in text.splitlines():
+            typer.echo(f"error: {line}", err=True)
+    return code
 
 
 def _print_version(wanted: bool) -> None:

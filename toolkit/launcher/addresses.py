@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from toolkit.errors import ConflictError
 from toolkit.launcher.placement import Placed
 from toolkit.launcher.security import LOOPBACK
 
@@ -24,11 +25,16 @@ _LONGEST_NAME = len("/" + "n" * 40 + ".255.9999.sock")
 def runtime_folder(environ: Mapping[str, str]) -> Iterator[Path]:
     """A new folder that only this user may enter, gone at the end with all in it.
 
-    It is locked while its launcher lives, so that the next one can sweep away what a killed launcher left.
+    It is locked while its launcher lives, so that the next one can sweep away what a killed launcher left. Raises
+    ConflictError where it cannot be made.
     """
     base = choose_base(environ)
     sweep(base)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    except OSError as error:
+        what = f"cannot make a folder for sockets in {base}: {error.strerror}"
+        raise ConflictError(f"{what}; let XDG_RUNTIME_DIR name one where you may") from None
     try:
         with _locked(folder):
             yield folder

@@ -15,7 +15,7 @@ from toolkit.errors import NotRunningError
 from toolkit.launcher.desk import ask
 from toolkit.launcher.output import PlainView
 from toolkit.launcher.record import incarnation, is_of, read_record
-from toolkit.launcher.state import Run, is_locked, read_run, state_folder
+from toolkit.launcher.state import Run, is_locked, open_for_errors, read_run, state_folder
 
 COLUMNS = ("NAME", "STATE", "DEVICE", "PID", "MEMORY", "UPTIME", "RESTARTS", "CALLS", "QUEUED", "ADDRESS")
 _LOOK_AGAIN = 0.02
@@ -102,12 +102,10 @@ def _before(lines: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def start_detached(graph_file: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str]:
     """Run `toolkit ARGUMENTS` on its own, and return once it takes requests: 0 and its socket. If it ends before, its exit
-    code and what it said.
+    code and what it said. Raises ConflictError where the graph's folder cannot be written.
     """
     folder = state_folder(graph_file, environ)
-    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    said = folder / _SAID
-    with said.open("wb") as file:
+    with open_for_errors(graph_file, environ, _SAID) as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "toolkit", *arguments],
             stdin=subprocess.DEVNULL,

@@ -7,18 +7,23 @@ holds a lock there: the kernel lets go of it however the launcher ends, so nothi
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from toolkit.errors import ConflictError, NotRunningError, RunningError
 
 _HOME = "grpc-model-toolkit"
 _LOCK, _RUN = "lock", "run.json"
+_ROOM = 4096
+"""Bytes that there must be room for: what goes wrong has to be written somewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,15 +55,12 @@ def claimed(graph_file: Path, environ: Mapping[str, str]) -> Iterator[Path]:
     """
     folder = state_folder(graph_file, environ)
     with contextlib.ExitStack() as closing:
-        try:
+        with _told(folder):
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             folder.chmod(0o700)
             lock = closing.enter_context((folder / _LOCK).open("ab"))
             (folder / _RUN).unlink(missing_ok=True) if _try_lock(lock.fileno()) else _refuse(graph_file, folder)
-        except OSError as error:
-            raise ConflictError(
-                f"cannot write in {folder}: {error.strerror}; let XDG_STATE_HOME name a folder where you may"
-            ) from None
+            _find_room(folder)
         try:
             yield folder
         finally:
@@ -66,14 +68,21 @@ def claimed(graph_file: Path, environ: Mapping[str, str]) -> Iterator[Path]:
                 (folder / _RUN).unlink(missing_ok=True)
 
 
+def open_for_errors(graph_file: Path, environ: Mapping[str, str], name: str) -> BinaryIO:
+    """A new file in the graph's folder, with room for what goes wrong. Raises ConflictError."""
+    folder = state_folder(graph_file, environ)
+    with _told(folder):
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        _find_room(folder)
+        return (folder / name).open("wb")
+
+
 def announce(folder: Path, run: Run) -> None:
     """Let others find it. Raises ConflictError where the disk is full."""
     new = folder / (_RUN + ".new")
-    try:
+    with _told(folder):
         new.write_text(json.dumps(asdict(run)))
         new.rename(folder / _RUN)
-    except OSError as error:
-        raise ConflictError(f"cannot write in {folder}: {error.strerror}; make room there") from None
 
 
 def find_run(graph_file: Path | None, environ: Mapping[str, str]) -> tuple[Path, Run]:
@@ -124,6 +133,23 @@ def is_locked(folder: Path) -> bool:
 def _folders(environ: Mapping[str, str]) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         yield from sorted(state_home(environ).iterdir())
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What cannot be written is a ConflictError with its cure."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "make room there" if is_full else "let XDG_STATE_HOME name a folder where you may"
+        raise ConflictError(f"cannot write in {folder}: {error.strerror}; {cure}") from None
+
+
+def _find_room(folder: Path) -> None:
+    """Raises OSError where there is none."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+        probe.write(bytes(_ROOM))
 
 
 def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
