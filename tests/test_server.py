@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -15,7 +16,7 @@ from toolkit.connect import pool
 from toolkit.context import Context
 from toolkit.contract import served
 from toolkit.dispatch import Dispatcher
-from toolkit.errors import ServiceError
+from toolkit.errors import Code, ServiceError
 from toolkit.limits import MessageLimits
 from toolkit.policy.admission import AdmissionOptions
 from toolkit.server import Server
@@ -66,3 +67,21 @@ async def test_health_and_reflection_answer_however_busy_it_is() -> None:
     await wait_closed(running)
     await transport.close()
     await server.drain(LONG)
+
+
+async def test_a_request_that_cannot_be_read_counts_as_a_call() -> None:
+    server = Server(EchoBase.__contract__, limits=MessageLimits())
+    (address,) = await server.listen(("127.0.0.1:0",))
+    dispatcher = Dispatcher(Echo(), timeout=LONG)
+    await server.open(dispatcher)
+    async with grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await channel.unary_unary("/services.echo.v1.Echo/Say")(b"\xff", timeout=LONG)
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await anext(aiter(channel.unary_stream("/services.echo.v1.Echo/Repeat")(b"\xff", timeout=LONG)))
+    await server.drain(LONG)
+    counted = {path: (each.started, list(each.ended)) for path, each in dispatcher.calls.items() if each.started}
+    assert counted == {
+        "/services.echo.v1.Echo/Say": (1, [Code.INVALID_ARGUMENT]),
+        "/services.echo.v1.Echo/Repeat": (1, [Code.INVALID_ARGUMENT]),
+    }

@@ -40,11 +40,12 @@ launcher.lifecycle launcher.lines launcher.output launcher.ports launcher.restar
 launcher.hints launcher.security launcher.sizes
 project.certs project.generate project.scaffold
 replica call
+collect
 tensor_json
 array_files
 foreign connect server inspect fetch here
 transport.grpc transport.local transport.pool
-transport.names
+scrape transport.names
 gencode dispatch load
 service
 client status
@@ -55,6 +56,7 @@ policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
 blocking limits listening ensemble
+metrics
 credentials ending errors deadline healthcheck handshake method spec wire message affinity control lifeline memory probe
 tasks
 """

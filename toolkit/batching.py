@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from toolkit.context import ALWAYS_FORWARDED, REQUEST_ID, Context, MetadataPairs, ambient
 from toolkit.deadline import Deadline
 from toolkit.errors import Code, ServiceError, internal
+from toolkit.metrics import SECONDS, SIZES, Histogram
 from toolkit.policy.batching import Batch, BatchFigures, Batching, BatchOptions, Item
 from toolkit.tasks import TICK, in_executor
 
@@ -149,6 +150,8 @@ class Batcher:
         self._is_async = iscoroutinefunction(declared.handler)
         self._waiting: Batching[_Call] = Batching(declared.options)
         self._worker: ThreadPoolExecutor | None = None
+        self.waited, self.sizes, self.computed = Histogram(SECONDS), Histogram(SIZES), Histogram(SECONDS)
+        """What requests have waited; requests of a batch, and seconds that it took, of those that were answered."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._woken: asyncio.AbstractEventLoop | None = None
@@ -225,8 +228,10 @@ class Batcher:
             task = loop.create_task(self._run(batch, context), context=Variables())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            taken_at = batch.items[0].arrived_at + batch.queued
             for call in batch.items:
                 call.batch, call.task = context, task
+                self.waited.add(taken_at - call.arrived_at)
 
     async def _run(self, batch: Batch[_Call], context: BatchContext) -> None:
         calls, seconds = batch.items, None
@@ -246,6 +251,9 @@ class Batcher:
         finally:
             self._waiting.finished(batch, seconds)
             self._wake(asyncio.get_running_loop())
+            if seconds is not None:
+                self.sizes.add(len(calls))
+                self.computed.add(seconds)
             if seconds is not None and log.isEnabledFor(logging.DEBUG):
                 what = f"{context.method.path}: a batch of {len(calls)}, {batch.queued:.4f} s queued, {seconds:.4f} s computed"
                 log.debug("%s; request %s", what, context.request_id)

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger("toolkit")
@@ -47,6 +47,9 @@ class Control:
         launcher knows that the event loop turns.
         """
         self._send({"event": "load", "running": running, "queued": queued, "wait": wait})
+
+    def measured(self, samples: Sequence[Any]) -> None:
+        self._send({"event": "measured", "samples": samples})
 
     def loaded(self, files: Iterable[str]) -> None:
         self._send({"event": "loaded", "files": list(files)})

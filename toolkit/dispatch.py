@@ -16,6 +16,7 @@ from toolkit.deadline import Deadline
 from toolkit.door import Door
 from toolkit.errors import Code, ServiceError, StartError, internal
 from toolkit.method import Contract, Method
+from toolkit.metrics import Calls
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
 from toolkit.tasks import idle_limit, time_limit
@@ -66,19 +67,64 @@ class Dispatcher:
         self._detached: set[asyncio.Task[None]] = set()
         self.expired = 0
         """Calls whose deadline had passed before their handler began."""
+        self.calls = {method.path: Calls() for method in self.contract.methods}
+        """Path of a method → what became of its calls."""
+        self._foreign = Calls()
+        """Of methods that are not in the contract."""
 
     @property
     def door(self) -> Door:
         """Where calls wait, or are refused when they are too many or too late."""
         return self._door
 
+    @property
+    def doors(self) -> Iterable[Door]:
+        """That one, and those of the batched methods."""
+        return (self._door, *self._doors.values())
+
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
+        calls = self.calls.get(method.path, self._foreign)
+        calls.started += 1
+        start, code = time.monotonic(), Code.CANCELLED
+        try:
+            reply = await self._reply(method, request, context, calls)
+            code = Code.OK
+            return reply
+        except ServiceError as error:
+            code = error.code
+            raise
+        finally:
+            calls.end(code, time.monotonic() - start)
+
+    async def stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send) -> None:
+        """Answer a method with a stream of replies: `send` takes one after the other, and returns when it wants the next."""
+        calls = self.calls.get(method.path, self._foreign)
+        calls.started += 1
+        start, code = time.monotonic(), Code.CANCELLED
+        try:
+            await self._stream(method, request, context, send, calls)
+            code = Code.OK
+        except ServiceError as error:
+            code = error.code
+            raise
+        finally:
+            calls.end(code, time.monotonic() - start)
+
+    def refused(self, method: Method[Any, Any], error: ServiceError) -> None:
+        """A call came whose request cannot be read."""
+        calls = self.calls.get(method.path, self._foreign)
+        calls.started += 1
+        calls.end(error.code, 0.0)
+
+    async def _reply(self, method: Method[Any, Any], request: Any, context: Context, calls: Calls) -> Any:
         limit = self._begin(context)
         door = self._doors.get(method.path, self._door)
         decision = door.enter_nowait(limit, method.path)
-        if decision is not ADMIT:
-            await self._wait(door, decision, limit)
+        if decision is ADMIT:
+            calls.at_once += 1
+        else:
+            await self._wait(door, decision, limit, calls)
         start, seconds, is_late = time.monotonic(), None, False
         try:
             with time_limit(limit.remaining()):
@@ -97,12 +143,13 @@ class Dispatcher:
         self._check_reply(method, reply)
         return reply
 
-    async def stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send) -> None:
-        """Answer a method with a stream of replies: `send` takes one after the other, and returns when it wants the next."""
+    async def _stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send, calls: Calls) -> None:
         limit = self._begin(context)
         decision = self._door.enter_nowait(limit, method.path)
-        if decision is not ADMIT:
-            await self._wait(self._door, decision, limit)
+        if decision is ADMIT:
+            calls.at_once += 1
+        else:
+            await self._wait(self._door, decision, limit, calls)
         start, seconds, is_late = time.monotonic(), None, False
         replies: Any = None
         idle = idle_limit(self._idle_timeout)
@@ -165,13 +212,15 @@ class Dispatcher:
         self.in_flight += 1
         return limit
 
-    async def _wait(self, door: Door, decision: Admit | Ticket | Refuse, limit: Deadline) -> None:
+    async def _wait(self, door: Door, decision: Admit | Ticket | Refuse, limit: Deadline, calls: Calls) -> None:
         """Until it is the call's turn."""
+        start = time.monotonic()
         try:
             await door.wait(decision, limit)
         except BaseException:
             self._leave()
             raise
+        calls.waited.add(time.monotonic() - start)
 
     def _detach(self, context: Context, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         inherited = contextvars.copy_context()

@@ -24,6 +24,7 @@ import grpc.aio
 
 from toolkit.affinity import run_on
 from toolkit.client import Client
+from toolkit.collect import Collector
 from toolkit.connect import pool
 from toolkit.contract import check_contract
 from toolkit.control import Addresses, Control
@@ -38,10 +39,11 @@ from toolkit.load import constructor_arguments, load_service, project_files, tol
 from toolkit.memory import keep_freed_memory
 from toolkit.policy.admission import AdmissionOptions
 from toolkit.policy.hedge import HedgeOptions
+from toolkit.scrape import served
 from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
-from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_target
+from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_port, check_target
 from toolkit.tasks import in_daemon_thread, wait_closed
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import AHEAD, GrpcTransport
@@ -56,7 +58,14 @@ LOAD_INTERVAL: Final = 1.0
 """Seconds between two words to the launcher about the calls at hand."""
 
 
-async def run(spec: ReplicaSpec, service: type[Service], control: Control, stop: asyncio.Event, here: Here) -> int:
+async def run(
+    spec: ReplicaSpec,
+    service: type[Service],
+    control: Control,
+    stop: asyncio.Event,
+    here: Here,
+    collector: Collector,
+) -> int:
     """Serve until told to stop. Returns how many calls its end cut off. Raises StartError where it cannot start."""
     check_exposure(spec.listen, spec.incoming, insecure=spec.insecure)
     handles = _connect(spec, dependencies(service), here)
@@ -84,12 +93,13 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control, stop:
         addresses = addresses or await server.listen(spec.listen)
         await server.open(dispatcher)
         here.open(spec.deployment, dispatcher)
+        collector.add(spec.deployment, dispatcher, handles)
         if spec.reports_files:
             control.loaded(project_files())
         control.ready(addresses)
         where = ", ".join(addresses) or "no address of its own"
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, where)
-        telling = asyncio.create_task(_tell_load(control, dispatcher))
+        telling = asyncio.create_task(_tell_load(control, dispatcher, collector if spec.reports_metrics else None))
         await stop.wait()
         await wait_closed(telling)
         control.draining()
@@ -98,18 +108,24 @@ async def run(spec: ReplicaSpec, service: type[Service], control: Control, stop:
 
 async def run_alone(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
     """One deployment in the process, as it is meant to be."""
-    return await run(spec, service, control, _stop_signal(), Here())
+    collector = Collector()
+    with _served_metrics(spec, collector):
+        return await run(spec, service, control, _stop_signal(), Here(), collector)
 
 
 async def run_together(specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control) -> int:
     """Several deployments in one process. It is ready when all are, and stops callers before callees."""
+    collector = Collector()
     try:
-        return await _run_parts(specs, services, control)
+        with _served_metrics(specs[0], collector):
+            return await _run_parts(specs, services, control, collector)
     except ExceptionGroup as group:
         raise group.exceptions[0] from group.exceptions[0].__cause__
 
 
-async def _run_parts(specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control) -> int:
+async def _run_parts(
+    specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control, collector: Collector
+) -> int:
     stop = _stop_signal()
     control.listen(lambda addresses: None, lambda: os._exit(1))
     here = Here({spec.deployment: service for spec, service in zip(specs, services, strict=True)})
@@ -124,7 +140,7 @@ async def _run_parts(specs: Sequence[ReplicaSpec], services: Sequence[type[Servi
             calls[name] = {
                 callee for handle in dependencies(service) if (callee := spec.bind.get(handle, handle)) in here
             }
-            runs[name] = group.create_task(_run_part(spec, service, parts[name], stops[name], here))
+            runs[name] = group.create_task(_run_part(spec, service, parts[name], stops[name], here, collector))
         telling = group.create_task(_tell_ready(here, parts, control))
         await stop.wait()
         await wait_closed(telling)
@@ -136,11 +152,29 @@ async def _run_parts(specs: Sequence[ReplicaSpec], services: Sequence[type[Servi
     return lost
 
 
-async def _run_part(spec: ReplicaSpec, service: type[Service], part: Part, stop: asyncio.Event, here: Here) -> int:
+async def _run_part(
+    spec: ReplicaSpec,
+    service: type[Service],
+    part: Part,
+    stop: asyncio.Event,
+    here: Here,
+    collector: Collector,
+) -> int:
     try:
-        return await run(spec, service, part, stop, here)
+        return await run(spec, service, part, stop, here, collector)
     except ToolkitError as error:
         raise StartError(f"{spec.deployment}: {error}") from error.__cause__
+
+
+@contextmanager
+def _served_metrics(spec: ReplicaSpec, collector: Collector) -> Iterator[None]:
+    """From the start on, so that an address that is taken is told at once."""
+    if not spec.metrics:
+        yield
+        return
+    with served(spec.metrics, collector.text) as address:
+        log.info("metrics on http://%s/metrics", address)
+        yield
 
 
 async def _tell_ready(here: Here, parts: Mapping[str, Part], control: Control) -> None:
@@ -156,9 +190,11 @@ def _follow(spec: ReplicaSpec, handles: Mapping[str, PoolTransport], addresses: 
             found.set_addresses(moved)
 
 
-async def _tell_load(control: Control, dispatcher: Dispatcher) -> None:
+async def _tell_load(control: Control, dispatcher: Dispatcher, collector: Collector | None) -> None:
     while control.has_launcher:
         control.load(*dispatcher.load)
+        if collector is not None:
+            control.measured(collector.samples())
         await asyncio.sleep(LOAD_INTERVAL)
 
 
@@ -448,6 +484,9 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
         help="where a handle's deployment answers; dns:///HOST:PORT: at each address of the host",
     )
     parser.add_argument("--reflection", action="store_true", default=None, help="serve gRPC reflection")
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve http://HOST:PORT/metrics for Prometheus, to everybody"
+    )
     _add_security(parser)
     options = parser.parse_args(argv)
     try:
@@ -463,10 +502,12 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
             check_target(address)
         for address in options.listen or spec.listen:
             check_address(address)
+        check_port(options.metrics or spec.metrics)
         secured = _secured(options, spec, addresses)
     except (TypeError, ValueError) as error:
         parser.error(str(error) if isinstance(error, ValueError) else "name the service: package.module:Class")
-    given = {"args": options.args, "device": options.device, "reflection": options.reflection, **secured}
+    plain = {name: getattr(options, name) for name in ("args", "device", "reflection", "metrics")}
+    given = {**plain, **secured}
     if options.listen:
         given["listen"] = tuple(options.listen)
     return dataclasses.replace(spec, addresses=addresses, **{k: v for k, v in given.items() if v is not None})

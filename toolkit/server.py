@@ -177,7 +177,7 @@ class Server:
         async def handle(data: Any, call: Any) -> bytes:
             context = _context(method, call)
             try:
-                reply = await self._ready().reply(method, _decoded(method, data, call, limit), context)
+                reply = await self._ready().reply(method, self._read(method, data, call, limit), context)
                 return _encoded(reply, limit)
             except ServiceError as error:
                 _fail(call, error)
@@ -200,13 +200,20 @@ class Server:
 
             context, write = _context(method, call), call.write
             try:
-                await self._ready().stream(method, _decoded(method, data, call, limit), context, send)
+                await self._ready().stream(method, self._read(method, data, call, limit), context, send)
             except ServiceError as error:
                 _fail(call, error)
             finally:
                 _send_metadata(call, context)
 
         return handle
+
+    def _read(self, method: Method[Any, Any], data: Any, call: Any, limit: int) -> Any:
+        try:
+            return _decoded(method, data, call, limit)
+        except ServiceError as error:
+            self._ready().refused(method, error)
+            raise
 
     def _reading(self, handle: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         """The handler of a stream of requests: it counts what it reads of them."""

@@ -121,6 +121,10 @@ class ReplicaSpec:
     """Its TCP ports are held for it by the launcher, and it may share them with the replica that it replaces."""
     reports_files: bool = False
     """Tell the launcher which files of the project it is made of."""
+    reports_metrics: bool = False
+    """Tell the launcher every second what was measured."""
+    metrics: str = ""
+    """`HOST:PORT` at which this process serves `/metrics` for Prometheus, in plain text to everybody; empty: nowhere."""
     companions: tuple[ReplicaSpec, ...] = ()
     """Other deployments in the same process. They and this one call one another directly, not over a wire; each has its own
     addresses for all others."""
@@ -169,6 +173,14 @@ def check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise ValueError(f"{address}: write HOST:PORT, or unix:/absolute/path")
+
+
+def check_port(address: str) -> None:
+    """Raises ValueError for what is neither `HOST:PORT` nor empty."""
+    if address.startswith("unix:"):
+        raise ValueError(f"{address}: write HOST:PORT")
+    if address:
+        check_address(address)
 
 
 def is_exposed(address: str) -> bool:

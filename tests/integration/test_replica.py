@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.echo.v1.echo_toolkit import EchoClient, Note
 from tests.integration.alone import alone
@@ -276,3 +278,34 @@ def test_a_variable_that_cannot_be_read_is_wrong_usage(
         replica.main()
     assert caught.value.code == 2
     assert "TOOLKIT_TIMEOUT: not JSON" in capsys.readouterr().err
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read(), "utf-8")
+
+
+async def test_metrics_are_read_beside_the_calls(folder: Path) -> None:
+    port = pick_free_port()
+    with alone(CLASS, "--listen", "127.0.0.1:0", "--metrics", f"127.0.0.1:{port}", folder=folder) as running:
+        running.wait_line(f"metrics on http://127.0.0.1:{port}/metrics")
+        (address,) = running.wait_ready()
+        async with connect(EchoClient, address) as echo:
+            await echo.say(Note(text="t"), metadata={"x-hostile": 'a"} 1'})
+        text = await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/metrics")
+    families = {each.name: each for each in text_string_to_metric_families(text)}
+    started = {each.labels["grpc_method"]: each.value for each in families["grpc_server_call_started"].samples}
+    assert started[f"{ECHO}/Say"] == 1
+    assert sum(started.values()) == 1
+    (inflight,) = families["toolkit_server_inflight"].samples
+    assert (inflight.labels, inflight.value) == ({"deployment": "Echo"}, 0)
+
+
+def test_a_metrics_port_that_is_taken_stops_the_start(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with alone(CLASS, "--listen", "127.0.0.1:0", "--metrics", where, folder=folder) as running:
+            assert running.wait_exit() == 1
+            assert running.errors == [
+                f"error: cannot listen on {where}: it is taken; stop whoever holds it, or name another port"
+            ]

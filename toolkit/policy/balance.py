@@ -44,6 +44,8 @@ class Balancer:
         clock: Clock = time.monotonic,
         random: Callable[[], float] = random,
     ) -> None:
+        self.ejections = 0
+        """How often a replica was left out because it failed."""
         self._options = options
         self._clock = clock
         self._random = random
@@ -143,6 +145,7 @@ class Balancer:
         others = [each for each in self._replicas.values() if each is not replica]
         if (replica.trial or is_outlier(replica, others, options)) and may_eject(replica, self._present(), options):
             eject(replica, self._clock(), options)
+            self.ejections += 1
             self._refresh()
 
     def _look(self, now: float) -> None:

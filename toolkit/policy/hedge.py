@@ -54,6 +54,10 @@ class HedgePolicy:
 
     def __init__(self, budget: RetryBudget, options: HedgeOptions, *, keep: float = 10.0) -> None:
         """`keep` attempts of the budget are left to retries, which save calls where hedges only speed them up."""
+        self.sent = 0
+        """Attempts that it has added to slow ones."""
+        self.won = 0
+        """Those of them that were answered first."""
         self._budget = budget
         self._options = options
         self._keep = keep
@@ -68,11 +72,14 @@ class HedgePolicy:
 
     def start(self) -> bool:
         """Pay for the next attempt, now that the delay has passed; False: there is nothing to pay it with."""
-        return self._budget.withdraw(keep=self._keep)
+        is_paid = self._budget.withdraw(keep=self._keep)
+        self.sent += is_paid
+        return is_paid
 
-    def answered(self, latency: float) -> None:
+    def answered(self, latency: float, *, by_hedge: bool = False) -> None:
         """A call was answered, `latency` seconds after its first attempt was sent."""
         self._latency.add(latency)
+        self.won += by_hedge
 
     def _delay(self) -> float | None:
         if self._options.delay is not None:

@@ -8,6 +8,8 @@ from typing import Final
 ONE_AT_A_TIME: Final = 1_000_000
 """Weight of a call on trial: an idle replica may get one, a busy one does not get a second."""
 
+STATES: Final = ("ready", "trial", "silent", "ejected", "unready", "leaving")
+
 
 class Replica:
     """One address of a deployment. Everybody may read it; only its balancer writes."""
@@ -75,7 +77,7 @@ class Replica:
 
     @property
     def state(self) -> str:
-        """One word for those who look on."""
+        """One word for those who look on, of `STATES`."""
         if self.is_leaving:
             return "leaving"
         if not self.is_ready:

@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar, cast
 from toolkit.door import Door
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Method
+from toolkit.metrics import Calls
 from toolkit.policy.admission import AdmissionOptions
 from toolkit.policy.balance import BalanceOptions, Balancer
 from toolkit.policy.hedge import HedgeOptions, HedgePolicy
@@ -104,6 +105,7 @@ class PoolTransport:
         self._budget = RetryBudget(self._options.budget)
         self._retry = RetryPolicy(self._budget, self._options.retry)
         self._hedges: dict[str, HedgePolicy] = {}
+        self._attempted: dict[str, Calls] = {}
         self._door = Door(self._options.bulkhead, f"the handle on {name}")
         self._transports: dict[str, Transport] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
@@ -141,6 +143,26 @@ class PoolTransport:
     def budget(self) -> RetryBudget:
         """What it has spent on attempts beyond the first."""
         return self._budget
+
+    @property
+    def name(self) -> str:
+        """The deployment that it calls."""
+        return self._name
+
+    @property
+    def attempted(self) -> Mapping[str, Calls]:
+        """Path of a method → what became of the attempts at its calls."""
+        return self._attempted
+
+    @property
+    def hedges(self) -> Iterable[HedgePolicy]:
+        """What was sent twice, by method."""
+        return tuple(self._hedges.values())
+
+    @property
+    def ejections(self) -> int:
+        """How often a replica was left out because it failed."""
+        return self._balancer.ejections
 
     @property
     def door(self) -> Door:
@@ -228,13 +250,16 @@ class PoolTransport:
         course: _Course,
         lane: int = 0,
     ) -> Reply:
+        attempted = self._attempted_of(method)
         while True:
             replica = None
-            start = time.monotonic()
+            attempted.started += 1
+            start, code = time.monotonic(), Code.CANCELLED
             try:
                 replica = self._pick(method, course)
                 reply = await send(self._transports[replica.address])
             except ServiceError as error:
+                code = error.code
                 self._end(replica, not is_fault(error), is_stream=method.client_streaming)
                 delay = self._delay(error, method, call, course, unsent=replica is None)
                 if delay is None:
@@ -243,9 +268,12 @@ class PoolTransport:
                 self._end(replica, False if lane < course.winner else None, is_stream=method.client_streaming)
                 raise
             else:
+                code = Code.OK
                 self._end(replica, True, time.monotonic() - start, is_stream=method.client_streaming)
                 self._budget.succeeded()
                 return reply
+            finally:
+                attempted.end(code, time.monotonic() - start)
             await asyncio.sleep(delay)
 
     async def _stream(
@@ -254,6 +282,7 @@ class PoolTransport:
         """Replies of one attempt; another is made only while none has been handed out."""
         await self._door.enter(call.deadline, method.path)
         course = _Course()
+        attempted = self._attempted_of(method)
         replied = False
         try:
             if not self._heard.is_set():
@@ -262,6 +291,8 @@ class PoolTransport:
                 replica = None
                 ended: bool | None = None
                 is_stream = method.client_streaming
+                attempted.started += 1
+                start, code = time.monotonic(), Code.CANCELLED
                 try:
                     replica = self._pick(method, course)
                     async with _closing(send(self._transports[replica.address])) as replies:
@@ -272,16 +303,17 @@ class PoolTransport:
                             replied = True
                             self._balancer.heard(replica)
                             yield reply
-                    ended = True
+                    ended, code = True, Code.OK
                     self._budget.succeeded()
                     return
                 except ServiceError as error:
-                    ended = not is_fault(error)
+                    ended, code = not is_fault(error), error.code
                     delay = self._delay(error, method, call, course, unsent=replica is None, replied=replied)
                     if delay is None:
                         raise
                 finally:
                     self._end(replica, ended, is_stream=is_stream)
+                    attempted.end(code, time.monotonic() - start)
                 await asyncio.sleep(delay)
         finally:
             self._door.leave(None)
@@ -316,7 +348,7 @@ class PoolTransport:
                         failure = failure or error
                     else:
                         course.winner = lanes.index(lane)
-                        hedge.answered(time.monotonic() - start)
+                        hedge.answered(time.monotonic() - start, by_hedge=course.winner > 0)
                         return reply
                 if not done:
                     may_hedge = self._has_other(course) and hedge.start()
@@ -342,6 +374,12 @@ class PoolTransport:
         if method.path not in self._hedges:
             self._hedges[method.path] = HedgePolicy(self._budget, self._options.hedge)
         return self._hedges[method.path]
+
+    def _attempted_of(self, method: Method[Any, Any]) -> Calls:
+        found = self._attempted.get(method.path)
+        if found is None:
+            found = self._attempted[method.path] = Calls()
+        return found
 
     def _has_other(self, course: _Course) -> bool:
         """Whether there is a replica that the call has not tried."""
