@@ -126,3 +126,13 @@ def test_the_kernels_own_kills_are_counted(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("oom_kill_disable 9\noom_kill 3\n")
     assert count_oom_kills(tmp_path) == 3
     assert count_oom_kills(tmp_path / "none") == 0
+
+
+def test_who_is_looked_at_in_a_hurry_is_found_at_once(tmp_path: Path) -> None:
+    memory, proc, _ = watch(tmp_path)
+    proc.hold(7, 110)
+    memory.begin("a", 7, 100 * MIB)
+    assert list(memory.look()) == [], "it was begun just now"
+    memory.hurry("a")
+    memory.hurry("gone")
+    assert list(memory.look()) == [("a", 110 * MIB, 100 * MIB)]

@@ -159,7 +159,44 @@ def test_a_replica_that_takes_too_much_is_ended_and_told_so(hungry: Project, tex
 def test_a_model_that_does_not_fit_is_told_before_it_is_ready(hungry: Project) -> None:
     with up(hungry.write(ENTRY.replace("port:", "args: {mib: 600}, port:"))) as running:
         assert running.wait_exit() == 1
-    assert OUT_OF_MEMORY.fullmatch(running.errors[0]), running.said
+    (error,) = running.errors
+    told = OUT_OF_MEMORY.fullmatch(error)
+    assert told, error
+    assert told[3] is None, "it is not tried again"
+
+
+PATIENT = """
+import time
+from pathlib import Path
+from hungry import Hungry
+
+
+class Patient(Hungry):
+    # Takes nothing before it is told to.
+    def __init__(self, mib):
+        print("hungry", flush=True)
+        while not Path("eat").exists():
+            time.sleep(0.01)
+        super().__init__(mib)
+"""
+
+
+def test_a_model_that_does_not_fit_is_never_ready_however_late_the_launcher_looks(hungry: Project) -> None:
+    (hungry.folder / "patient.py").write_text(PATIENT)
+    entry = ENTRY.replace("hungry:Hungry", "patient:Patient").replace("port:", "args: {mib: 600}, port:")
+    with up(hungry.write(entry)) as running:
+        running.wait_line("hungry")
+        running.signal(signal.SIGSTOP)
+        (hungry.folder / "eat").touch()
+        target = f"127.0.0.1:{hungry.port}"
+        while toolkit("call", "Say", "{}", "--target", target, folder=hungry.folder).returncode:
+            pass  # until it has said that it is ready
+        running.signal(signal.SIGCONT)
+        assert running.wait_exit() == 1
+    (error,) = running.errors
+    told = OUT_OF_MEMORY.fullmatch(error)
+    assert told, error
+    assert told[3] is None, "it is not tried again"
 
 
 def test_a_replica_has_the_cores_and_threads_of_the_plan(hungry: Project) -> None:

@@ -57,6 +57,11 @@ class MemoryWatch:
         now = self._clock()
         return min((max(0.0, each.due - now) for each in self._watched.values()), default=None)
 
+    def hurry(self, name: str) -> None:
+        """Let the next look be at this one too."""
+        if name in self._watched:
+            self._watched[name].due = self._clock()
+
     def look(self) -> Iterator[tuple[str, int, int]]:
         """Name, bytes used and limit of those who are found above it; each is told once."""
         now = self._clock()
@@ -132,6 +137,10 @@ class MemoryKeeper:
     def patience(self) -> float | None:
         """Seconds until it wants to look again."""
         return self._watch.patience()
+
+    def hurry(self, name: str) -> None:
+        """Let the next look be at this one too."""
+        self._watch.hurry(name)
 
     def look(self) -> Iterator[tuple[str, int, int]]:
         """Name, bytes used and limit of those who are to be ended now; each is told once."""

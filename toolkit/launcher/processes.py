@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from toolkit.launcher.events import Event, EventReader, Exited, OutOfMemory, Output, Signalled
+from toolkit.launcher.events import Event, EventReader, Exited, OutOfMemory, Output, Ready, Signalled
 from toolkit.launcher.guardian import MARK
 from toolkit.launcher.lines import LineSplitter
 from toolkit.launcher.memory import MemoryKeeper
@@ -138,8 +138,12 @@ class Processes:
         return self._queue.popleft() if self._queue else None
 
     def _end_who_takes_too_much(self) -> None:
+        """That comes before whatever else they say: nobody who takes too much is ready."""
+        for event in self._queue:
+            if isinstance(event, Ready):
+                self._memory.hurry(event.replica)
         for name, used, limit in self._memory.look():
-            self._queue.append(OutOfMemory(name, used, limit))
+            self._queue.appendleft(OutOfMemory(name, used, limit))
             self.kill(name)
 
     def _read(self, stream: _Stream) -> None:
