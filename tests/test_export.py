@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
 import toolkit
 from toolkit.errors import GraphError
 from toolkit.export.compose import render_compose
-from toolkit.export.dockerfile import render_dockerfile, render_ignore
+from toolkit.export.dockerfile import DISTRIBUTION, SERVED, render_dockerfile, render_ignore
 from toolkit.export.kubernetes import build, render_manifests, validate
 from toolkit.export.plan import Plan, plan_containers
 from toolkit.export.swarm import render_stack
@@ -30,6 +33,7 @@ from toolkit.spec import ReplicaSpec
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "services/inference_graph/graph.yaml"
 
+REQUIRES = [each for each in requires(DISTRIBUTION) or () if "extra ==" not in each]
 TEXT, FRONT = "t.v1.Text", "f.v1.Front"
 GRAPH = """\
 name: shop
@@ -366,9 +370,9 @@ def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
     command = job["spec"]["template"]["spec"]["containers"][0]["command"]
     assert [interpolated(part) for part in command[4:]] == fetch
     assert yaml.safe_load(files["kustomization.yaml"])["resources"] == ["models.yaml", "a.yaml"]
-    instructions = render_dockerfile(made, "1.0").splitlines()
-    installs = [json.loads(line.removeprefix("RUN ")) for line in instructions if "--find-links" in line]
-    assert installs[0][-len(packages) :] == packages or not packages
+    instructions = render_dockerfile(made, "1.0", REQUIRES).splitlines()
+    _, install = [json.loads(line.removeprefix("RUN ")) for line in instructions if "--find-links" in line]
+    assert install[-len(packages) :] == packages or not packages
     assert all(re.match(r"(#|FROM|ARG|RUN|COPY|LABEL|ENV|WORKDIR|USER|CMD|$)", line) for line in instructions)
 
 
@@ -398,9 +402,40 @@ def test_the_ignore_file_lets_in_what_the_dockerfile_copies(tmp_path: Path) -> N
 
 
 def test_images_differ_where_needs_differ(tmp_path: Path) -> None:
-    text = render_dockerfile(plan(tmp_path), "1.0")
-    assert re.findall(r"FROM \$\{BASE\} AS (\S+)", text) == ["build-default", "default", "build-light", "light"]
-    heavy, light = text.split("# light: ")
+    text = render_dockerfile(plan(tmp_path), "1.0", REQUIRES)
+    assert re.findall(r"FROM (\S+) AS (\S+)", text) == [
+        ("${BASE:-python:3.12-slim}", "common.build"),
+        ("${RUNTIME:-${BASE:-python:3.12-slim}}", "common.run"),
+        ("common.build", "build.default"),
+        ("common.run", "default"),
+        ("common.build", "build.light"),
+        ("common.run", "light"),
+    ]
+    heavy, light = text.split("FROM common.build AS build.light")
     assert ('"torch"' in heavy, '"torch"' in light) == (True, False)
-    assert 'CMD ["python", "-m", "toolkit.replica"]' in light
-    assert "USER 10001:10001" in light
+    assert 'CMD ["python", "-m", "toolkit.replica"]' in heavy
+    assert all(stage.rstrip().endswith("USER 10001:10001") for stage in (heavy, light))
+
+
+def test_the_command_line_is_in_an_image_that_fetches_and_in_no_other(tmp_path: Path) -> None:
+    heavy, light = (
+        text.partition("FROM common.run")[0]
+        for text in render_dockerfile(plan(tmp_path), "1.0", REQUIRES).split(" AS build.")[1:]
+    )
+    assert heavy.count('"grpc-model-toolkit==1.0"') == 2  # with what it depends on, the second time
+    assert light.count('"grpc-model-toolkit==1.0"') == 1
+    assert {name for name in SERVED if f'"{name}<' in light} == {*SERVED}
+    assert "rich" not in light
+
+
+def test_a_replica_runs_without_what_only_the_command_line_needs() -> None:
+    names = {Requirement(each).name for each in REQUIRES} - {*SERVED}
+    modules = {
+        module for module, owners in packages_distributions().items() if names & {each.lower() for each in owners}
+    }
+    assert {"typer", "yaml", "pydantic", "grpc_tools"} <= modules
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import toolkit.replica, toolkit.connect, uvloop"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

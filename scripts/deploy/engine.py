@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +20,7 @@ from pathlib import Path
 from scripts.chaos_cases.case import say
 from scripts.deploy.commands import POLL, StepError, command, docker, wait_until
 
-BASE = "toolkit-base"
+BASE, RUNTIME = "toolkit-base", "toolkit-runtime"
 PACKAGES = {
     "dockerd": "docker.io",
     "docker": "docker.io",
@@ -35,6 +37,12 @@ ENDED_AFTER = 10.0
 """Seconds at most, after a kill."""
 NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache", "var/lib/apt/lists")
 """Of a Debian; images of others are without it too."""
+
+_LIBRARY = r"lib(?:/(?:python3[.\d]*(?:/.*)?|[^/]+-linux-gnu[^/]*(?:/[^/]+\.so[^/]*)?))?"
+_PYTHON_ALONE = re.compile(
+    rf"\./(?:(?:bin|lib|lib64|sbin|tmp|etc)?|etc/.*|usr(?:/(?:bin(?:/python3[^/]*)?|{_LIBRARY}|lib64(?:/.*)?))?)"
+)
+"""Of a base image: what is in one without a shell and a package manager."""
 
 MEMORY = 6 << 30
 """Bytes that must be free for the engine to keep its data there; it needs a quarter of them."""
@@ -103,9 +111,16 @@ def base_image() -> Base:
         return Base(unfinished.rename(CACHE / f"base-{release}-{python}.tar"), python)
 
 
+def _write_runtime(base: Path, runtime: Path) -> None:
+    with tarfile.open(base) as found, tarfile.open(runtime, "w") as kept:
+        for member in found:
+            if _PYTHON_ALONE.fullmatch(member.name.rstrip("/")) or member.name == ".":
+                kept.addfile(member, found.extractfile(member) if member.isfile() else None)
+
+
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[None]:
-    """An engine with the base image, for `docker` and `docker-compose`; its data is in `folder`."""
+    """An engine with the base images, for `docker` and `docker-compose`; its data is in `folder`."""
     command("ip", "link", "set", "lo", "up")
     command("mount", "-t", "tmpfs", "tmpfs", "/run")  # the sockets there belong to the machine's own engine
     socket, log = folder / "docker.sock", folder / "dockerd.log"
@@ -123,8 +138,11 @@ async def running(folder: Path) -> AsyncIterator[None]:
         )
     try:
         await _wait_answer(daemon, log)
-        await docker("import", str(folder / "base.tar"), f"{BASE}:latest")
-        (folder / "base.tar").unlink()
+        base, runtime = folder / "base.tar", folder / "runtime.tar"
+        await asyncio.to_thread(_write_runtime, base, runtime)
+        for archive, image in ((base, BASE), (runtime, RUNTIME)):
+            await docker("import", str(archive), f"{image}:latest")
+            archive.unlink()
         yield
     finally:
         daemon.send_signal(signal.SIGTERM)

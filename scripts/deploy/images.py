@@ -15,7 +15,7 @@ import toolkit
 from scripts.chaos_cases.case import Row, say
 from scripts.deploy import project
 from scripts.deploy.commands import command, docker
-from scripts.deploy.engine import BASE, CACHE
+from scripts.deploy.engine import BASE, CACHE, RUNTIME
 
 MB = 1e6
 CHUNK = 1 << 20
@@ -49,8 +49,9 @@ async def run(folder: Path) -> AsyncIterator[Row]:
     await project.build(shop, "latest")
     first = time.monotonic() - began
     size = await unpacked(f"{project.IMAGE}:latest")
-    measured = {"unpacked_MB": size, "base_MB": await unpacked(BASE), "first_build_s": first}
-    yield Row("image", "without torch, as it is stored and pulled", packed(folder), "<=", 200, "MB", measured)
+    ours = size - await unpacked(RUNTIME)
+    measured = {"ours_MB": ours, "on_a_whole_Debian_MB": ours + await unpacked(BASE), "pulled_MB": packed(folder)}
+    yield Row("image", "without torch, unpacked", size, "<=", 200, "MB", {**measured, "first_build_s": first})
     project.set_version(shop, 2)
     began = time.monotonic()
     await project.build(shop, "2")

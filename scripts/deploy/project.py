@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from scripts.deploy.commands import command, docker
-from scripts.deploy.engine import BASE
+from scripts.deploy.engine import BASE, RUNTIME
 
 ROOT = Path(__file__).parents[2]
 LEAVES = 3
@@ -27,7 +27,7 @@ services:
   leaf: {{class: "shop:Leaf", replicas: {LEAVES}, env: {{ODD: {json.dumps(ODD)}}}, resources: {{memory: {MEMORY >> 20}MiB}}}}
   entry: {{class: "shop:Entry", port: {PORT}}}
 """
-BUILD = {"BASE": BASE, "WHEELS": "wheels", "PIP_NO_INDEX": "1"}
+BUILD = {"BASE": BASE, "RUNTIME": RUNTIME, "PIP_NO_INDEX": "1"}
 """Arguments, so that no network is needed."""
 EXPOSED = ("--set", "entry.host=0.0.0.0", "--set", "entry.insecure=true")
 

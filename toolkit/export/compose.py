@@ -81,12 +81,8 @@ def _build(plan: Plan, image: str, folder: Path) -> dict[str, Any]:
         "context": escaped(relative(project, folder)),
         "dockerfile": escaped(dockerfile.as_posix()),
         "target": image,
-        "args": {name: f"${{{name}:-{default}}}" for name, default in BUILD_ARGUMENTS.items()},
+        "args": ["BASE", "RUNTIME", "WHEELS", "PIP_NO_INDEX"],  # from the environment, where they are in it
     }
-
-
-BUILD_ARGUMENTS = {"BASE": "python:3.12-slim", "WHEELS": "wheels", "PIP_NO_INDEX": ""}
-"""Of the Dockerfile; Compose takes them from the environment too."""
 
 
 def _hardened() -> dict[str, Any]:
@@ -160,7 +156,7 @@ _USAGE = (
     "",
     "  docker compose up --build --wait      (docker-compose 1.29: docker-compose --compatibility up --build -d)",
     "",
-    "BASE, WHEELS and PIP_NO_INDEX in the environment choose the base image, a folder of wheels, and that pip uses these alone.",
+    "BASE, RUNTIME, WHEELS and PIP_NO_INDEX in the environment are arguments of the Dockerfile, which says what they do.",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from toolkit.errors import ToolkitError
 from toolkit.export.compose import build as build_compose
 from toolkit.export.compose import render_compose
-from toolkit.export.dockerfile import render_dockerfile, render_ignore
+from toolkit.export.dockerfile import DISTRIBUTION, render_dockerfile, render_ignore
 from toolkit.export.kubernetes import build as build_manifests
 from toolkit.export.kubernetes import render_manifests, validate
 from toolkit.export.plan import Plan, plan_containers
@@ -42,7 +43,8 @@ def _swarm(plan: Plan, folder: Path, version: str) -> dict[str, str]:
 
 
 def _dockerfile(plan: Plan, folder: Path, version: str) -> dict[str, str]:
-    return {"Dockerfile": render_dockerfile(plan, version), "Dockerfile.dockerignore": render_ignore(plan)}
+    text = render_dockerfile(plan, version, requires(DISTRIBUTION) or ())
+    return {"Dockerfile": text, "Dockerfile.dockerignore": render_ignore(plan)}
 
 
 def _kubernetes(plan: Plan, folder: Path, version: str) -> dict[str, str]:

@@ -232,7 +232,7 @@ class Image:
     """What `toolkit export` puts into a container image; `toolkit up` takes no notice of it."""
 
     packages: Sequence[_Requirement] = ()
-    """What pip installs beside the toolkit."""
+    """What pip installs beside the toolkit and what its replicas need. A project that imports more says so here."""
     bare: Sequence[_Requirement] = ()
     """What pip installs without what it depends on."""
     constraints: FilePath | None = None
