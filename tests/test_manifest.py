@@ -234,10 +234,7 @@ def test_sizes(text: str, size: int) -> None:
         ('{class: "m:C", bind: {x: b}}', "4: services.a.bind.x: no deployment is named 'b'; there are a"),
         ("{url: dns:///x:1}", "4: services.a.url: the entry runs here; let another deployment be the entry"),
         ("{command: [./tagger]}", "4: services.a.command: outsiders cannot call it; let a class be the entry"),
-        (
-            '{class: "m:C", process: p}',
-            "4: services.a.process: not supported yet; each replica is a process of its own, but for `toolkit up --one-process`",
-        ),
+        ('{class: "m:C", process: P}', "4: services.a.process: must be lower-case letters"),
         ("7", "4: services.a: must be a mapping, not 7"),
         ("", "4: services.a: must be a mapping, not nothing"),
     ],
@@ -456,3 +453,36 @@ def test_callers_stand_before_callees() -> None:
 
 def test_a_cycle_has_a_tier_too() -> None:
     assert find_tiers({"top": ("a",), "a": ("b",), "b": ("a",)}) == [("top",), ("a", "b")]
+
+
+def shared(a: str, b: str, *more: str) -> str:
+    services = [f'a: {{class: "m:A", process: p{a}}}', f'b: {{class: "m:B", process: p{b}}}', *more]
+    return "name: g\nentry: a\nservices:\n" + "".join(f"  {each}\n" for each in services)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (shared("", ", replicas: 2"), "5: services.b.replicas: is another than that of 'a', and 'b' shares the process"),
+        (shared("", ", strategy: recreate"), "5: services.b.strategy: is another than that of 'a'"),
+        (shared(", resources: {cpus: 1}", ""), "5: services.b.resources.cpus: is said of one of the two, and 'b'"),
+        (shared("", ", resources: {memory: 1GiB}"), "5: services.b.resources.memory: is said of one of the two"),
+        (shared(", env: {X: a}", ", env: {X: b}"), "5: services.b.env.X: 'a' says another value, and they share one process"),
+        (shared("", "", 'p: {class: "m:P"}'), "4: services.a.process: 'p' is a deployment that does not say so"),
+        (shared("", "", "p: {url: dns:///x:1}"), "4: services.a.process: 'p' is a deployment that does not say so"),
+        (shared("", "", "c: {command: [./c], process: p}"), "6: services.c.process: for a class; another program"),
+    ],
+)  # fmt: skip
+def test_those_that_share_a_process_say_alike_what_it_has_as_a_whole(tmp_path: Path, text: str, expected: str) -> None:
+    found = problems(tmp_path, text)
+    assert [each for each in found if each.startswith(f"graph.yaml:{expected}")], found
+
+
+def test_the_units_of_a_graph_are_its_processes(tmp_path: Path) -> None:
+    same = ", env: {X: x}, resources: {cpus: 2}, device: cuda, image: a"
+    other = ", env: {X: x}, resources: {cpus: 1}"
+    path = tmp_path / "graph.yaml"
+    path.write_text(shared(other, same, 'c: {class: "m:C"}').replace("entry: a", "entry: b") + "images: {a: {}}\n")
+    units = load_graph(path).units
+    assert {name: list(unit.members) for name, unit in units.items()} == {"p": ["b", "a"], "c": ["c"]}
+    assert [unit.label for unit in units.values()] == ["p (b, a)", "c"]

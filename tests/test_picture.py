@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from toolkit.launcher.edges import Description
@@ -57,3 +58,17 @@ def test_json_holds_every_edge() -> None:
     assert {"caller": "top", "handle": "middle", "callee": "mid-1"} in found["edges"]
     assert len(found["edges"]) == 4
     assert {"name": "far", "url": "dns:///far:1"} in found["deployments"]
+
+
+def test_a_shared_process_is_drawn_around_its_deployments() -> None:
+    services = {
+        name: replace(each, process="pair" if name in ("leaf", "top") else None)
+        for name, each in GRAPH.services.items()
+    }
+    graph = replace(GRAPH, services=services)
+    assert draw(graph, SAID, "ascii").splitlines()[0] == "top  t.v1.Top in process pair on 127.0.0.1:50051"
+    mermaid = draw(graph, SAID, "mermaid").splitlines()
+    assert mermaid[mermaid.index('  subgraph p_n_pair["pair"]') :][1:4] == ["    n_top", "    n_leaf", "  end"]
+    assert '  subgraph "cluster_pair" { label="pair"; "top"; "leaf"; }' in draw(graph, SAID, "dot").splitlines()
+    deployments = json.loads(draw(graph, SAID, "json"))["deployments"]
+    assert {"name": "leaf", "contract": "t.v1.Leaf", "process": "pair"} in deployments

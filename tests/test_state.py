@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import socket
 import subprocess
@@ -134,6 +136,18 @@ def test_names_of_replicas() -> None:
     assert incarnation("gpt2") == ("gpt2", 1)
     for names, expected in (([], True), (["gpt2"], True), (["gpt2.1"], True), (["gpt2.1#3"], True), (["gpt"], False)):
         assert is_of("gpt2.1#3", names) is expected
+
+
+def test_the_lines_of_a_shared_process_are_found_by_each_of_its_deployments() -> None:
+    file = io.StringIO()
+    record = Record(file, lambda: 5.0, shared={"pair": ("a", "b")})
+    record.line("pair.1#2", "hello")
+    record.line("c", "hello")
+    shared, alone = map(json.loads, file.getvalue().splitlines())
+    assert shared == {"t": 5.0, "replica": "pair.1#2", "deployments": ["a", "b"], "text": "hello"}
+    assert "deployments" not in alone
+    found = {name: is_of("pair.1#2", [name], shared["deployments"]) for name in ("a", "b", "pair", "pair.1", "c")}
+    assert found == {"a": True, "b": True, "pair": True, "pair.1": True, "c": False}
 
 
 # Ports

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
@@ -182,13 +183,19 @@ class Told:
         return [name for verb, name in self.processes.told if verb == "kill"]
 
 
-def specify(deployment: str, index: int, number: int, **more: Any) -> ReplicaSpec:
-    listen = (f"unix:/{deployment}.{index}.{number}",)
-    return ReplicaSpec(service="m:C", deployment=deployment, replica=index, listen=listen, **more)
+def specify(members: Iterable[str], index: int, number: int, **more: Any) -> ReplicaSpec:
+    first, *others = (
+        ReplicaSpec(service="m:C", deployment=each, replica=index, listen=(f"unix:/{each}.{index}.{number}",), **more)
+        for each in members
+    )
+    return replace(first, companions=tuple(others))
 
 
 class FakeStarts:
     """`leaf#2`, and `leaf.1` for a place that is new."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
 
     def plan(self, deployment: str, count: int) -> None:
         if count > 9:
@@ -196,13 +203,18 @@ class FakeStarts:
 
     def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
         name = deployment if not index else f"{deployment}.{index}"
-        spec = specify(deployment, index, number, addresses=addresses, joins=True)
-        return Launch(name=name if number == 1 else f"{name}#{number}", spec=spec, env={})
+        spec = specify(self._graph.units[deployment].members, index, number, addresses=addresses, joins=True)
+        return Launch(name=name if number == 1 else f"{name}#{number}", unit=deployment, spec=spec, env={})
 
 
-def graph(names: tuple[str, ...], strategy: Literal["rolling", "recreate"], most: int) -> Graph:
+def graph(
+    names: tuple[str, ...],
+    strategy: Literal["rolling", "recreate"] = "rolling",
+    most: int = 1,
+    shared: Mapping[str, str] = MappingProxyType({}),
+) -> Graph:
     said = {"strategy": strategy, "replicas": Replicas(min=1, max=most), "traffic": Traffic(max_concurrency=10)}
-    services = {name: Deployment(service=f"m:{name.title()}", **said) for name in names}
+    services = {name: Deployment(service=f"m:{name.title()}", process=shared.get(name), **said) for name in names}
     places: dict[Key, Place] = {
         ("services", name): Place("graph.yaml", number + 4) for number, name in enumerate(names)
     }
@@ -219,24 +231,28 @@ def replay(
     immortal: tuple[str, ...] = (),
     strategy: Literal["rolling", "recreate"] = "rolling",
     most: int = 1,
+    shared: Mapping[str, str] = MappingProxyType({}),
 ) -> Told:
+    """`shared`: deployment → the process that it shares."""
     processes = FakeProcesses(deque(script), broken=broken, deaf=deaf, immortal=immortal)
     view = FakeView()
     answers: list[tuple[int, Mapping[str, Any]]] = []
+    up = graph(names, strategy, most, shared)
     launches = [
         Launch(
             name=name if count == 1 else f"{name}.{index}",
-            spec=specify(name, index, 1),
+            unit=name,
+            spec=specify(unit.members, index, 1),
             env={},
         )
-        for name in names
+        for name, unit in up.units.items()
         for count in [(replicas or {}).get(name, 1)]
         for index in range(count)
     ]
     supervisor = Supervisor(
-        graph(names, strategy, most),
+        up,
         launches,
-        starts=FakeStarts(),
+        starts=FakeStarts(up),
         limits=limits,
         processes=processes,
         view=view,
@@ -533,6 +549,97 @@ def test_what_is_wrong_with_a_proto_is_told_and_nothing_else_happens() -> None:
     assert (told.code, told.processes.spawned) == (0, list(ALL))
 
 
+# Several deployments in one process
+
+
+PAIR = {"leaf": "pair", "middle": "pair"}
+
+
+def paired(name: str, *members: str) -> list[Event]:
+    """A process with these deployments, from its first word to its readiness."""
+    first, *others = (Described(name, CONTRACTS[each], HANDLES[each]) for each in members)
+    return [replace(first, companions=tuple(others)), *ready(name)]
+
+
+PAIR_UP = [*paired("pair", "leaf", "middle"), *described("top"), *ready("top")]
+
+
+def test_those_that_share_a_process_are_one_and_stop_after_their_callers() -> None:
+    told = replay(*PAIR_UP, INT, shared=PAIR)
+    assert (told.code, told.processes.spawned, told.terminated) == (0, ["pair", "top"], ["top", "pair"])
+    assert "ready: g on 127.0.0.1:50051 (2 replicas, 0.0 s)" in told.view.said
+
+
+def test_a_process_that_dies_comes_back_as_one_and_callers_hear_of_each_member() -> None:
+    story = [Exited("pair", NINE), 0.3, *paired("pair#2", "leaf", "middle"), INT]
+    told = replay(*PAIR_UP, *story, shared=PAIR)
+    assert (told.code, told.processes.spawned[2:]) == (0, ["pair#2"])
+    message = {"addresses": {"leaf": ("unix:/leaf.0.2",), "middle": ("unix:/middle.0.2",)}}
+    assert told.processes.messages == [("top", message)]
+
+
+def test_a_process_hears_where_those_are_that_any_of_its_members_calls() -> None:
+    up = [*described("leaf"), *ready("leaf"), *paired("pair", "top", "middle")]
+    told = replay(*up, Exited("leaf", NINE), 0.3, *back("leaf#2"), INT, shared={"top": "pair", "middle": "pair"})
+    assert told.processes.messages == [("pair", {"addresses": {"leaf": ("unix:/leaf.0.2",)}})]
+    assert told.terminated == ["pair", "leaf#2"]
+
+
+@pytest.mark.parametrize("names", [["leaf"], ["middle", "leaf"], ["pair"]])
+def test_restarting_a_member_replaces_its_process_once(names: list[str]) -> None:
+    restart = Asked(7, {"do": "restart", "services": names})
+    told = replay(*PAIR_UP, restart, *paired("pair#2", "leaf", "middle"), INT, shared=PAIR)
+    assert told.answers == [(7, {"code": 0})]
+    assert (told.processes.spawned[2:], told.terminated[:1]) == (["pair#2"], ["pair"])
+
+
+def test_scaling_a_member_scales_its_process() -> None:
+    scale = Asked(7, {"do": "scale", "counts": {"leaf": 2}})
+    told = replay(*PAIR_UP, scale, *paired("pair.1", "leaf", "middle"), INT, shared=PAIR)
+    assert (told.answers, told.processes.spawned[2:]) == ([(7, {"code": 0})], ["pair.1"])
+    assert told.processes.messages[-1][1]["addresses"]["middle"] == ("unix:/middle.0.1", "unix:/middle.1.1")
+    unlike = Asked(7, {"do": "scale", "counts": {"leaf": 2, "middle": 3}})
+    ((_, answer),) = replay(*PAIR_UP, unlike, INT, shared=PAIR).answers
+    assert answer["error"] == "middle=3: there are as many of all in the process pair (leaf, middle); name one number"
+    port = Asked(7, {"do": "scale", "counts": {"middle": 2}})
+    both = [*described("leaf"), *ready("leaf"), *paired("pair", "top", "middle")]
+    ((_, answer),) = replay(*both, port, INT, shared={"top": "pair", "middle": "pair"}).answers
+    assert answer["error"].startswith("middle=2: port 50051 takes one process")
+
+
+def test_a_changed_file_of_a_member_replaces_its_process_and_names_all_of_it() -> None:
+    story = [Loaded("pair", ("/p/leaf.py",)), Changed(("/p/leaf.py",)), *paired("pair#2", "leaf", "middle"), INT]
+    described_first, is_ready, *rest = PAIR_UP
+    told = replay(described_first, story[0], is_ready, *rest, *story[1:], shared=PAIR)
+    assert told.processes.spawned[2:] == ["pair#2"]
+    assert "leaf.py changed: replacing pair (leaf, middle)" in told.view.said
+
+
+def test_rows_name_the_members() -> None:
+    ((_, answer),) = replay(*PAIR_UP, Asked(7, {"do": "ps"}), INT, shared=PAIR).answers
+    assert [(row["name"], row["deployments"]) for row in answer["replicas"]] == [
+        ("pair", ["leaf", "middle"]),
+        ("top", ["top"]),
+    ]
+    assert answer["replicas"][0]["addresses"] == ["unix:/leaf.0.1", "unix:/middle.0.1"]
+
+
+def test_a_cycle_of_processes_stops_the_start() -> None:
+    ring = [*paired("ring", "top", "leaf")[:1], *described("middle")]
+    told = replay(*ring, shared={"top": "ring", "leaf": "ring"})
+    assert told.code == 2
+    expected = "graph.yaml:6: services.top.process: a cycle of processes: ring → middle → ring; callers stop before those that "
+    assert told.view.complaints == [
+        expected + "they call, so let middle be in 'ring' too, or take one of its members out"
+    ]
+
+
+def test_a_process_that_describes_others_than_it_should_breaks_the_protocol() -> None:
+    told = replay(*described("top"), Described("pair", "t.v1.Leaf", {}), shared=PAIR)
+    assert told.code == 1
+    assert "broke the protocol of its control socket: 1 descriptions of 2 deployments" in told.view.complaints[0]
+
+
 def busy(seconds: int, **loads: float) -> list[Event | float]:
     """Each replica says every second how many calls it has."""
     return [each for _ in range(seconds) for each in (1.0, *(Load(name, n, 0, 0.0) for name, n in loads.items()))]
@@ -701,14 +808,15 @@ def test_what_replicas_print_reaches_the_view() -> None:
 def test_events_are_read_from_lines() -> None:
     reader = EventReader("a")
     text = (
-        b'{"event":"described","contract":"t.v1.T","handles":{"x":"t.v1.X"}}\n'
+        b'{"event":"described","contract":"t.v1.T","handles":{"x":"t.v1.X"},'
+        b'"companions":[{"contract":"t.v1.U","handles":{}}]}\n'
         b'{"event":"progress","phase":"p","done":3,"total":null}\n{"event":"waiting","for":["x"]}\n'
         b'{"event":"ready","addresses":["unix:/x"]}\n{"event":"load","running":1,"queued":2,"wait":0.5}\n'
         b'{"event":"loaded","files":["/a.py"]}\n{"event":"failed","message":"m"}\n{"event":"draining"}\n'
     )
     found = [event for start in range(0, len(text), 7) for event in reader.feed(text[start : start + 7])]
     assert found == [
-        Described("a", "t.v1.T", {"x": "t.v1.X"}),
+        Described("a", "t.v1.T", {"x": "t.v1.X"}, {}, (Described("a", "t.v1.U", {}),)),
         Progress("a", "p", 3, None),
         Waiting("a", ("x",)),
         Ready("a", ("unix:/x",)),
@@ -734,6 +842,9 @@ def test_events_are_read_from_lines() -> None:
         b'{"event":"described","contract":1,"handles":{}}',
         b'{"event":"described","contract":"c","handles":{"x":1}}',
         b'{"event":"described","contract":"c","handles":{},"batched":[]}',
+        b'{"event":"described","contract":"c","handles":{},"companions":{}}',
+        b'{"event":"described","contract":"c","handles":{},"companions":[1]}',
+        b'{"event":"described","contract":"c","handles":{},"companions":[{"contract":1,"handles":{}}]}',
         b'{"event":"progress","phase":"p","done":"3"}',
         b'{"event":"progress","phase":"p","done":true}',
         b'{"event":"failed"}',

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from toolkit.contract import wait_serving
@@ -44,6 +45,8 @@ async def run_command(spec: ReplicaSpec, control: Control, environ: Mapping[str,
             await asyncio.wait((exited, stopping, serving), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
+            if spec.reports_files:
+                control.loaded(_own_files(spec.command))
             control.ready(spec.listen)
             telling = asyncio.create_task(_tell(control))
             await asyncio.wait((exited, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -73,6 +76,13 @@ async def _start(spec: ReplicaSpec, environ: Mapping[str, str]) -> asyncio.subpr
         )
     except OSError as error:
         raise StartError(f"{spec.command[0]} cannot be started: {error.strerror}") from None
+
+
+def _own_files(command: Sequence[str]) -> list[str]:
+    """The files of the project that a command names; what it is made of beyond these nobody here can tell."""
+    own = Path.cwd().resolve()
+    found = (Path(part).resolve() for part in command if "\0" not in part)
+    return sorted({str(path) for path in found if path.is_relative_to(own) and path.is_file()})
 
 
 def _filled(text: str, placeholders: Mapping[str, str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from toolkit.client import Client
 from toolkit.context import Context
-from toolkit.control import Control
+from toolkit.control import Addresses, Control
 from toolkit.dispatch import Dispatcher, Send
 from toolkit.errors import Code, ServiceError, StartError
 from toolkit.method import Method
@@ -26,6 +27,7 @@ class Here:
     def __init__(self, services: Mapping[str, type[Service]] | None = None) -> None:
         self._services = dict(services or {})
         self._answering = {name: _Answering(name) for name in self._services}
+        self._drains_since: float | None = None
 
     def __contains__(self, deployment: str) -> bool:
         return deployment in self._services
@@ -39,6 +41,22 @@ class Here:
         """Return once everybody answers."""
         for each in self._answering.values():
             await each.is_open.wait()
+
+    @property
+    def load(self) -> tuple[int, int, float]:
+        """Of all who answer: calls that run, calls that wait, and the longest that a new one would wait."""
+        loads = [each.dispatcher.load for each in self._answering.values() if each.dispatcher is not None]
+        running, queued, waits = zip(*loads, strict=True) if loads else ((), (), ())
+        return sum(running), sum(queued), max(waits, default=0.0)
+
+    def begin_drain(self) -> None:
+        """The process was told to stop."""
+        self._drains_since = time.monotonic()
+
+    def time_left(self, drain_timeout: float) -> float:
+        """Of a drain's limit, which is the process's: those who drain after others have what these left."""
+        since = self._drains_since
+        return drain_timeout if since is None else max(0.0, drain_timeout - (time.monotonic() - since))
 
     def pool(self, deployment: str, handle: str, client: type[Client], options: HandleOptions) -> PoolTransport:
         """What carries a handle's calls, with all that holds for calls to another process. Raises StartError where the
@@ -69,11 +87,11 @@ class _Answering:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._dispatcher: Dispatcher | None = None
+        self.dispatcher: Dispatcher | None = None
         self.is_open = asyncio.Event()
 
     def open(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self.is_open.set()
 
     async def watch(self) -> AsyncIterator[bool]:
@@ -90,9 +108,9 @@ class _Answering:
         await self._now().stream(method, request, context, send)
 
     def _now(self) -> Dispatcher:
-        if self._dispatcher is None:
+        if self.dispatcher is None:
             raise ServiceError(Code.UNAVAILABLE, f"{self._name} is still starting", unseen=True)
-        return self._dispatcher
+        return self.dispatcher
 
 
 class Part(Control):
@@ -102,17 +120,22 @@ class Part(Control):
         super().__init__(None)
         self._name = name
         self._whole = whole
+        self.is_ready = asyncio.Event()
         self.addresses: tuple[str, ...] = ()
         """Where it listens, once it is ready."""
+        self.moved: Callable[[Addresses], None] = lambda addresses: None
+        """What it does when those that it calls have moved."""
 
     def progress(self, phase: str, done: float | None, total: float | None) -> None:
         self._whole.progress(f"{self._name}: {phase}", done, total)
 
     def ready(self, addresses: tuple[str, ...]) -> None:
         self.addresses = addresses
+        self.is_ready.set()
 
-    def listen(self, moved: Callable[[Any], None], gone: Callable[[], None]) -> None:
-        """The process itself does."""
+    def listen(self, moved: Callable[[Addresses], None], gone: Callable[[], None]) -> None:
+        """The process itself does, and calls `moved`."""
+        self.moved = moved
 
 
 def callers_first(calls: Mapping[str, Iterable[str]]) -> list[list[str]]:

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final, NoReturn
 
@@ -85,25 +85,25 @@ async def run(
         addresses = () if spec.joins else await server.listen(spec.listen)
         if not control.has_launcher:
             _announce(handles)
-        start = asyncio.create_task(_start(spec, service, handles, control, stack))
+        start = asyncio.create_task(_start(spec, service, handles, control, here, stack))
         if not await _first(start, stop, spec.start_timeout, handles):
             return 0
         gc.freeze()  # what was loaded stays: no collection needs to look at it again
-        dispatcher = _dispatcher(spec, start.result())
+        dispatcher = start.result()
         addresses = addresses or await server.listen(spec.listen)
         await server.open(dispatcher)
-        here.open(spec.deployment, dispatcher)
         collector.add(spec.deployment, dispatcher, handles)
         if spec.reports_files:
             control.loaded(project_files())
         control.ready(addresses)
         where = ", ".join(addresses) or "no address of its own"
         log.info("%s serves %s on %s", spec.deployment, service.__contract__.name, where)
-        telling = asyncio.create_task(_tell_load(control, dispatcher, collector if spec.reports_metrics else None))
+        measured = collector if spec.reports_metrics else None
+        telling = asyncio.create_task(_tell_load(control, lambda: dispatcher.load, measured))
         await stop.wait()
         await wait_closed(telling)
         control.draining()
-        return await server.drain(spec.drain_timeout, is_replaced=control.is_replaced)
+        return await server.drain(here.time_left(spec.drain_timeout), is_replaced=control.is_replaced)
 
 
 async def run_alone(spec: ReplicaSpec, service: type[Service], control: Control) -> int:
@@ -114,7 +114,9 @@ async def run_alone(spec: ReplicaSpec, service: type[Service], control: Control)
 
 
 async def run_together(specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control) -> int:
-    """Several deployments in one process. It is ready when all are, and stops callers before callees."""
+    """Several deployments in one process. It is ready when all are, and stops callers before callees, all of them within one
+    `drain_timeout`.
+    """
     collector = Collector()
     try:
         with _served_metrics(specs[0], collector):
@@ -127,9 +129,9 @@ async def _run_parts(
     specs: Sequence[ReplicaSpec], services: Sequence[type[Service]], control: Control, collector: Collector
 ) -> int:
     stop = _stop_signal()
-    control.listen(lambda addresses: None, lambda: os._exit(1))
     here = Here({spec.deployment: service for spec, service in zip(specs, services, strict=True)})
     parts = {spec.deployment: Part(spec.deployment, control) for spec in specs}
+    control.listen(lambda addresses: _follow_all(parts, addresses), lambda: os._exit(1))
     stops = {spec.deployment: asyncio.Event() for spec in specs}
     calls: dict[str, set[str]] = {}
     lost = 0
@@ -141,12 +143,14 @@ async def _run_parts(
                 callee for handle in dependencies(service) if (callee := spec.bind.get(handle, handle)) in here
             }
             runs[name] = group.create_task(_run_part(spec, service, parts[name], stops[name], here, collector))
-        telling = group.create_task(_tell_ready(here, parts, control))
+        telling = group.create_task(_tell(specs[0], here, parts, control, collector))
         await stop.wait()
         await wait_closed(telling)
+        here.begin_drain()
         control.draining()
         for tier in callers_first(calls):
             for name in tier:
+                parts[name].is_replaced = control.is_replaced
                 stops[name].set()
             lost += sum(await asyncio.gather(*(runs[name] for name in tier)))
     return lost
@@ -177,9 +181,21 @@ def _served_metrics(spec: ReplicaSpec, collector: Collector) -> Iterator[None]:
         yield
 
 
-async def _tell_ready(here: Here, parts: Mapping[str, Part], control: Control) -> None:
-    await here.wait_open()
+async def _tell(
+    spec: ReplicaSpec, here: Here, parts: Mapping[str, Part], control: Control, collector: Collector
+) -> None:
+    """What is said of the process as a whole."""
+    for part in parts.values():
+        await part.is_ready.wait()
+    if spec.reports_files:
+        control.loaded(project_files())
     control.ready(tuple(address for part in parts.values() for address in part.addresses))
+    await _tell_load(control, lambda: here.load, collector if spec.reports_metrics else None)
+
+
+def _follow_all(parts: Mapping[str, Part], addresses: Addresses) -> None:
+    for part in parts.values():
+        part.moved(addresses)
 
 
 def _follow(spec: ReplicaSpec, handles: Mapping[str, PoolTransport], addresses: Addresses) -> None:
@@ -190,9 +206,9 @@ def _follow(spec: ReplicaSpec, handles: Mapping[str, PoolTransport], addresses: 
             found.set_addresses(moved)
 
 
-async def _tell_load(control: Control, dispatcher: Dispatcher, collector: Collector | None) -> None:
+async def _tell_load(control: Control, load: Callable[[], tuple[int, int, float]], collector: Collector | None) -> None:
     while control.has_launcher:
-        control.load(*dispatcher.load)
+        control.load(*load())
         if collector is not None:
             control.measured(collector.samples())
         await asyncio.sleep(LOAD_INTERVAL)
@@ -216,9 +232,12 @@ async def _start(
     service: type[Service],
     handles: Mapping[str, PoolTransport],
     control: Control,
+    here: Here,
     stack: AsyncExitStack,
-) -> Service:
-    """The service, loaded and entered, once all of its handles serve what it expects."""
+) -> Dispatcher:
+    """What answers calls, once the service is loaded and entered, all of its handles serve what it expects, and those with whom
+    it shares its process are as far: nobody calls a process that may yet fail.
+    """
     clients = dependencies(service)
     checks = [_check(name, clients[name], found) for name, found in handles.items()]
     bound = {name: clients[name](transport, spec.bind.get(name, name)) for name, transport in handles.items()}
@@ -234,7 +253,10 @@ async def _start(
     if handles:
         control.waiting(sorted(handles))
         await asyncio.gather(*(found.wait_ready() for found in handles.values() if found.transports))
-    return instance
+    dispatcher = _dispatcher(spec, instance)
+    here.open(spec.deployment, dispatcher)
+    await here.wait_open()
+    return dispatcher
 
 
 async def _construct(service: type[Service], handles: Mapping[str, Client], args: Mapping[str, Any]) -> Service:
@@ -379,7 +401,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 async def _first(
-    start: asyncio.Task[Service], stop: asyncio.Event, timeout: float, handles: Mapping[str, PoolTransport]
+    start: asyncio.Task[Dispatcher], stop: asyncio.Event, timeout: float, handles: Mapping[str, PoolTransport]
 ) -> bool:
     """True once started, False when told to stop before. Raises what stopped the start."""
     stopping = asyncio.create_task(stop.wait())
@@ -416,14 +438,13 @@ def main() -> None:
         )
     try:
         if spec.command:
-            control.described({"contract": "", "handles": {}})
+            control.described({"contract": "", "handles": {}, "companions": []})
             lost = _run_loop(run_command(spec, control, os.environ))
             _exit(DRAIN_INCOMPLETE if lost else 0)
-        service = load_service(spec.service)
-        control.described(describe(service))
+        service, *others = [load_service(each.service) for each in (spec, *spec.companions)]
+        control.described({**describe(service), "companions": [describe(each) for each in others]})
         spec = dataclasses.replace(spec, deployment=spec.deployment or service.__name__)
-        if spec.companions:
-            others = [load_service(each.service) for each in spec.companions]
+        if others:
             lost = _run_loop(run_together((spec, *spec.companions), (service, *others), control))
         else:
             lost = _run_loop(run_alone(spec, service, control))

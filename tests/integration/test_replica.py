@@ -211,7 +211,7 @@ def test_it_tells_its_launcher_and_ends_with_it(folder: Path, launcher: tuple[so
     with alone(CLASS, folder=folder, env=env, pass_fds=[theirs.fileno()]) as process:
         theirs.close()
         said = events(ours)
-        assert next(said) == {"event": "described", "contract": ECHO, "handles": {}, "batched": {}}
+        assert next(said) == {"event": "described", "contract": ECHO, "handles": {}, "batched": {}, "companions": []}
         assert next(said)["event"] == "ready"
         said.close()  # type: ignore[attr-defined]  # a generator
         ours.shutdown(socket.SHUT_RDWR)

@@ -234,6 +234,11 @@ def _find_problems(graph: Graph) -> Iterator[str]:
         if said.command:
             sentence = "what is in the image of another program is not known here; run it by itself, and say its url"
             yield f"{graph.where('services', name, 'command')}: {sentence}"
+    for unit in graph.units.values():
+        if len(unit.members) > 1:
+            name = next(iter(unit.members))
+            sentence = f"a container runs one deployment, and {unit.label} are several; take it out (process: ~)"
+            yield f"{graph.where('services', name, 'process')}: {sentence}"
     for name, remote in graph.remotes.items():
         if remote.url.startswith("unix:") or _is_here(remote.url):
             yield (

@@ -37,9 +37,9 @@ def render_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    memory, uptime = row.get("memory"), row.get("uptime")
+    memory, uptime, deployments = row.get("memory"), row.get("uptime"), row["deployments"]
     return (
-        row["name"],
+        f"{row['name']} ({', '.join(deployments)})" if len(deployments) > 1 else row["name"],
         row["state"],
         row.get("device", "-"),
         str(row.get("pid", "-")),
@@ -48,7 +48,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         str(row.get("restarts", "-")),
         str(row.get("running", "-")),
         str(row.get("queued", "-")),
-        next((each for each in reversed(row.get("addresses", ())) if not each.startswith("unix:")), "-"),
+        ", ".join(each for each in row.get("addresses", ()) if not each.startswith("unix:")) or "-",
     )
 
 
@@ -82,7 +82,7 @@ def show_logs(
         replica, text = str(said.get("replica", "")), str(said.get("text", ""))
         if since is not None and said.get("t", 0) < since:
             continue
-        if replica and is_of(replica, names):
+        if replica and is_of(replica, names, said.get("deployments", ())):
             view.line(replica, text)
         elif not replica and not names and not previous:
             view.say(text)

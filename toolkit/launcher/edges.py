@@ -41,6 +41,19 @@ def find_edges(graph: Graph, descriptions: Mapping[str, Description]) -> dict[st
     return found
 
 
+def find_calls(graph: Graph, edges: Edges) -> dict[str, tuple[str, ...]]:
+    """Unit → the other units that its members call."""
+    home = {member: name for name, unit in graph.units.items() for member in unit.members}
+    return {
+        name: tuple(
+            dict.fromkeys(
+                home[callee] for member in unit.members for callee in edges.get(member, ()) if home[callee] != name
+            )
+        )
+        for name, unit in graph.units.items()
+    }
+
+
 def select(graph: Graph, names: Sequence[str], edges: Edges) -> Graph:
     """The graph of these deployments and all that they call by `edges`; what they call beyond that is absent. Raises
     GraphError for a name that is not there.
@@ -64,7 +77,9 @@ def find_problems(graph: Graph, descriptions: Mapping[str, Description]) -> list
         found += _check_batching(graph, name, description)
         for handle, contract in description.handles.items():
             found += _check_handle(graph, descriptions, name, handle, contract)
-    return found + [_cycle_sentence(graph, cycle) for cycle in find_cycles(find_edges(graph, descriptions))]
+    edges = find_edges(graph, descriptions)
+    cycles = [_cycle_sentence(graph, cycle) for cycle in find_cycles(edges)]
+    return found + (cycles or [_knot_sentence(graph, cycle) for cycle in find_cycles(find_calls(graph, edges))])
 
 
 def _check_bind(graph: Graph, name: str, description: Description) -> Iterator[str]:
@@ -122,6 +137,17 @@ def _class(graph: Graph, name: str) -> str:
 def _cycle_sentence(graph: Graph, cycle: tuple[str, ...]) -> str:
     path = " → ".join((*cycle, cycle[0]))
     return f"{graph.where('services', cycle[0])}: a cycle of handles: {path}; a graph has none, so take one handle out"
+
+
+def _knot_sentence(graph: Graph, cycle: tuple[str, ...]) -> str:
+    shared = next(name for name in cycle if len(graph.units[name].members) > 1)
+    path = " → ".join((*cycle, cycle[0]))
+    where = graph.where("services", next(iter(graph.units[shared].members)), "process")
+    others = ", ".join(name for name in cycle if name != shared)
+    return (
+        f"{where}: a cycle of processes: {path}; callers stop before those that they call, so let {others} be in "
+        f"{shared!r} too, or take one of its members out"
+    )
 
 
 def find_cycles(edges: Edges) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """What can happen to the supervisor. A replica says the first eight itself, as JSON lines on its control socket:
 
     {"event": "described", "contract": "services.scoring.v1.Scoring", "handles": {"gpt2": "services.text.v1.Text"},
-     "batched": {"score": "Score"}}
+     "batched": {"score": "Score"}, "companions": []}                            these are described alike, in their order
     {"event": "progress", "phase": "read weights", "done": 3, "total": 10}      total is null where nobody knows it
     {"event": "waiting", "for": ["gpt2"]}                                        loaded; its handles do not answer yet
     {"event": "ready", "addresses": ["127.0.0.1:50051", "unix:/…/graph.0.sock"]}
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from toolkit.launcher.sizes import show_size
@@ -34,6 +34,8 @@ class Described:
     """Handle → the contract that it expects."""
     batched: Mapping[str, str] = field(default_factory=dict)
     """Its batched methods: name in the class → name in the .proto."""
+    companions: tuple[Described, ...] = ()
+    """The others in its process, in the order of `ReplicaSpec.companions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,10 @@ def parse_event(replica: str, line: bytes) -> Said:
         raise ValueError(f"not an object: {line[:80]!r}")
     match said.get("event"):
         case "described":
-            named = (_texts_by_name(_get({"batched": {}, **said}, key, dict)) for key in ("handles", "batched"))
-            return Described(replica, _get(said, "contract", str), *named)
+            companions = _get({"companions": [], **said}, "companions", list)
+            return replace(
+                _described(replica, said), companions=tuple(_companion(replica, each) for each in companions)
+            )
         case "progress":
             done = _number(said.get("done", 0))
             return Progress(replica, _get(said, "phase", str), 0 if done is None else done, _number(said.get("total")))
@@ -189,6 +193,17 @@ def parse_event(replica: str, line: bytes) -> Said:
         case "draining":
             return Draining(replica)
     raise ValueError(f"no such event: {line[:80]!r}")
+
+
+def _described(replica: str, said: Mapping[str, Any]) -> Described:
+    handles, batched = (_texts_by_name(_get({"batched": {}, **said}, key, dict)) for key in ("handles", "batched"))
+    return Described(replica, _get(said, "contract", str), handles, batched)
+
+
+def _companion(replica: str, said: Any) -> Described:
+    if not isinstance(said, dict):
+        raise ValueError("described.companions holds something that is no object")
+    return _described(replica, {**said, "event": "described"})
 
 
 class EventReader:

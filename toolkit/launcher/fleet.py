@@ -8,6 +8,7 @@ from typing import Protocol
 
 from toolkit.launcher.events import Load
 from toolkit.launcher.lifecycle import State
+from toolkit.launcher.manifest import Unit
 from toolkit.launcher.output import Row
 from toolkit.launcher.restarts import Restarts
 from toolkit.spec import ReplicaSpec
@@ -19,8 +20,15 @@ class Launch:
 
     name: str
     """Unique for good: a replica that takes the place of `gpt2` is called `gpt2#2`."""
+    unit: str
+    """What it is one of."""
     spec: ReplicaSpec
     env: Mapping[str, str]
+
+    @property
+    def specs(self) -> tuple[ReplicaSpec, ...]:
+        """Of all that run in it."""
+        return (self.spec, *self.spec.companions)
 
 
 Addresses = Mapping[str, tuple[str, ...]]
@@ -30,11 +38,11 @@ Addresses = Mapping[str, tuple[str, ...]]
 class Starts(Protocol):
     """Where replicas come from that join those that serve."""
 
-    def plan(self, deployment: str, count: int) -> None:
+    def plan(self, unit: str, count: int) -> None:
         """Find places for so many replicas. Raises PlacementError where there are none."""
 
-    def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
-        """The `number`-th replica in the place `index` of a deployment, where the others are at `addresses`."""
+    def another(self, unit: str, index: int, number: int, addresses: Addresses) -> Launch:
+        """The `number`-th replica in the place `index` of a unit, where the others are at `addresses`."""
         ...
 
 
@@ -68,17 +76,17 @@ class Replica:
         return self.launch.name
 
     @property
-    def deployment(self) -> str:
-        return self.launch.spec.deployment
+    def unit(self) -> str:
+        return self.launch.unit
 
     @property
     def index(self) -> int:
-        """Its place in the deployment. A replica and the one that replaces it share one."""
+        """Its place in the unit. A replica and the one that replaces it share one."""
         return self.launch.spec.replica
 
-    @property
-    def address(self) -> str:
-        return self.launch.spec.listen[0]
+    def address(self, deployment: str) -> str:
+        """Where the other replicas call a deployment that runs in it."""
+        return next(each.listen[0] for each in self.launch.specs if each.deployment == deployment)
 
     @property
     def is_leaving(self) -> bool:
@@ -102,7 +110,7 @@ class Replica:
 class Group:
     """A deployment: how many replicas it should have, of which generation, and those that it has."""
 
-    name: str
+    unit: Unit
     target: int
     generation: int = 0
     """What a restart raises: replicas of an older one are replaced."""
@@ -120,8 +128,12 @@ class Group:
     """Place → replicas that were there so far."""
     files: frozenset[str] = frozenset()
     """What the newest replica that loaded is made of, where that is asked for."""
-    told: tuple[str, ...] = ()
+    told: Addresses = field(default_factory=dict)
     """The addresses that its callers know."""
+
+    @property
+    def name(self) -> str:
+        return self.unit.name
 
     @property
     def running(self) -> list[Replica]:
@@ -158,7 +170,7 @@ class Group:
         others = (each for each in self.replicas if each is not replica and each.index == replica.index and each.stays)
         return next(others, None)
 
-    def addresses(self) -> tuple[str, ...]:
+    def addresses(self) -> Addresses:
         """Where its callers should call. Where nobody is left, what they know already: somebody will come back."""
-        found = tuple(each.address for each in self.replicas if each.is_known)
-        return found or self.told
+        known = [each for each in self.replicas if each.is_known]
+        return {name: tuple(each.address(name) for each in known) for name in self.unit.members} if known else self.told

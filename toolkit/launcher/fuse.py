@@ -1,11 +1,10 @@
-"""Replicas of several deployments → one process with all of them. Pure; refuses what one process cannot be."""
+"""Replicas of several deployments → one process with all of them. Pure. Most processes have one, and are what it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from toolkit.errors import GraphError
 from toolkit.launcher.manifest import Graph
 from toolkit.launcher.placement import THREAD_VARIABLES, VISIBLE_VARIABLES, Placed
 from toolkit.spec import ReplicaSpec
@@ -15,36 +14,61 @@ from toolkit.spec import ReplicaSpec
 class Fused:
     """One process, and what it got."""
 
-    spec: ReplicaSpec
-    """Of the first deployment; the others are its companions."""
-    env: Mapping[str, str]
+    whole: Placed
+    """As one, named by its unit. It sees the GPUs of all, and has the threads, the cores and the memory of all."""
+    members: tuple[Placed, ...]
+    """The first speaks for it. Their devices are named as the process names them, which sees more GPUs than each alone would."""
+
+    def spec(self, specs: Sequence[ReplicaSpec]) -> ReplicaSpec:
+        """Of the process, from those of its members."""
+        first, *others = (replace(spec, device=each.device) for spec, each in zip(specs, self.members, strict=True))
+        return replace(first, companions=tuple(others), cores=self.whole.cores, memory=self.whole.memory)
 
 
-def fuse(graph: Graph, placed: Sequence[Placed], specs: Sequence[ReplicaSpec]) -> Fused:
-    """One process of these replicas, the first of which speaks for it. It sees the GPUs of all, and has the threads and cores of
-    all. Raises GraphError where two want different values of one variable.
-    """
+def fuse_all(graph: Graph, placed: Sequence[Placed]) -> list[Fused]:
+    """The processes of a graph."""
+    found = {(each.deployment, each.index): each for each in placed}
+    return [
+        fuse(graph, unit.name, [found[member, index] for member in unit.members])
+        for unit in graph.units.values()
+        for index in sorted(each.index for each in placed if each.deployment == next(iter(unit.members)))
+    ]
+
+
+def fuse(graph: Graph, name: str, placed: Sequence[Placed]) -> Fused:
+    """One process of these replicas. Their `env` is one: `manifest.find_conflicts` says where it is not."""
+    first = placed[0]
     gpus = tuple(dict.fromkeys(each.gpu for each in placed if each.gpu is not None))
-    cores = (
-        ()
-        if any(not each.cores for each in placed)
-        else tuple(sorted({core for each in placed for core in each.cores}))
-    )
-    memory = None if any(each.memory is None for each in placed) else sum(each.memory or 0 for each in placed)
-    members = [replace(spec, device=_device(each, gpus)) for each, spec in zip(placed, specs, strict=True)]
-    return Fused(
-        spec=replace(members[0], companions=tuple(members[1:]), cores=cores, memory=memory),
+    members = tuple(replace(each, device=_device(each, gpus)) for each in placed)
+    if len(placed) == 1:
+        return Fused(whole=first, members=members)
+    whole = Placed(
+        deployment=name,
+        index=first.index,
+        name=name + first.name.removeprefix(first.deployment),
+        device=", ".join(dict.fromkeys(each.device for each in members)),
+        cores=_cores(placed),
+        memory=None if any(each.memory is None for each in placed) else sum(each.memory or 0 for each in placed),
+        summary=f"one process: {', '.join(f'{each.deployment} ({each.summary})' for each in placed)}",
+        is_fallback=any(each.is_fallback for each in placed),
         env=_environment(graph, placed, gpus),
+        reasons=_reasons(placed),
     )
+    return Fused(whole=whole, members=members)
 
 
 def _device(placed: Placed, gpus: Sequence[str]) -> str:
-    """As the process names it, which sees more GPUs than this replica alone would."""
     return placed.device if placed.gpu is None or placed.device == "mps" else f"cuda:{gpus.index(placed.gpu)}"
 
 
+def _cores(placed: Sequence[Placed]) -> tuple[int, ...]:
+    if any(not each.cores for each in placed):
+        return ()
+    return tuple(sorted({core for each in placed for core in each.cores}))
+
+
 def _environment(graph: Graph, placed: Sequence[Placed], gpus: Sequence[str]) -> dict[str, str]:
-    own = _own(graph, placed)
+    own = {variable: value for each in placed for variable, value in graph.services[each.deployment].env.items()}
     found: dict[str, str] = {}
     for variable, value in (pair for each in placed for pair in each.env.items()):
         if variable in THREAD_VARIABLES and variable not in own:
@@ -56,21 +80,12 @@ def _environment(graph: Graph, placed: Sequence[Placed], gpus: Sequence[str]) ->
     return {**found, **own}
 
 
-def _own(graph: Graph, placed: Sequence[Placed]) -> dict[str, str]:
-    """What the graph file says. Raises GraphError where two disagree."""
-    found: dict[str, str] = {}
-    said_by: dict[str, str] = {}
-    problems = []
-    for each in placed:
-        for variable, value in graph.services[each.deployment].env.items():
-            if found.setdefault(variable, value) != value:
-                problems.append(_conflict(graph, each.deployment, variable, said_by[variable]))
-            said_by.setdefault(variable, each.deployment)
-    if problems:
-        raise GraphError("\n".join(problems))
-    return found
-
-
-def _conflict(graph: Graph, name: str, variable: str, other: str) -> str:
-    where = graph.where(*graph.said_at(name, "env", variable))
-    return f"{where}: {other!r} says another value, and they share one process, which has one environment"
+def _reasons(placed: Sequence[Placed]) -> Mapping[str, str]:
+    """Of each variable, by all who have one."""
+    found: dict[str, dict[str, None]] = {}
+    for variable, reason in (pair for each in placed for pair in each.reasons.items()):
+        found.setdefault(variable, {})[reason] = None
+    return {
+        variable: ("sum of " if variable in THREAD_VARIABLES else "") + " and ".join(reasons)
+        for variable, reasons in found.items()
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -270,6 +270,8 @@ class Deployment:
     """How many processes, or the least and the most of them."""
     strategy: Literal["rolling", "recreate"] = "rolling"
     """How its replicas are replaced: a new one is ready before an old one leaves, or all leave before a new one starts."""
+    process: _Name | None = None
+    """Those that name the same one share it: a replica of each in one process, where they call one another directly."""
     resources: Resources = Resources()
     """What one replica may use."""
     env: Mapping[_VariableName, str] = field(default_factory=dict)
@@ -358,6 +360,25 @@ class GraphFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """What runs as one process: a deployment, or several that share it."""
+
+    name: str
+    members: Mapping[str, Deployment]
+    """The first speaks for all: the entry, where it is one of them. What holds for a process as a whole they say alike."""
+
+    @property
+    def label(self) -> str:
+        """`gpt2`, or `front (a, b)`."""
+        return f"{self.name} ({', '.join(self.members)})" if len(self.members) > 1 else self.name
+
+    @property
+    def said(self) -> Deployment:
+        """By the first."""
+        return next(iter(self.members.values()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
     """What a graph file declares. The edges are not here: they live in the classes."""
 
@@ -377,6 +398,15 @@ class Graph:
     images: Mapping[str, Image] = field(default_factory=dict)
     """Those that the file describes."""
     places: Mapping[Key, Place] = field(default_factory=dict, repr=False)
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """By name, in the order of the file."""
+        found: dict[str, dict[str, Deployment]] = {}
+        for name, each in self.services.items():
+            own = found.setdefault(each.process or name, {})
+            found[each.process or name] = {name: each, **own} if name == self.entry else {**own, name: each}
+        return {name: Unit(name=name, members=members) for name, members in found.items()}
 
     def port(self, deployment: str) -> int | None:
         """Its TCP port: what the file says, and `ENTRY_PORT` for an entry that says nothing."""
@@ -402,11 +432,6 @@ class Graph:
         return key if own not in self.places and is_above else own
 
 
-_NOT_YET = {
-    "process": "not supported yet; each replica is a process of its own, but for `toolkit up --one-process`",
-}
-
-
 def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence[str] = ()) -> Graph:
     """Read and check a graph file, and what is laid over it: files, and texts like `gpt2.replicas=2`.
 
@@ -420,7 +445,7 @@ def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence
     problems += _cross_check(document)
     problems += document.problems
     graph = None if file is None else _graph(path, file, document)
-    problems += [] if graph is None else [*_check_security(graph), *_check_devices(graph)]
+    problems += [] if graph is None else [*_check_security(graph), *_check_devices(graph), *_check_processes(graph)]
     if problems or graph is None:
         order = sorted(problems, key=lambda each: (document.sources.index(each.place.source), each.place.line))
         raise GraphError("\n".join(dict.fromkeys(map(str, order))))
@@ -468,6 +493,51 @@ def _check_devices(graph: Graph) -> Iterator[Problem]:
         for option in (option for option, is_said in said.items() if is_said and each.device == "cpu"):
             key = ("services", name, "resources", option)
             yield Problem(graph.place(key), key, "is said of a GPU, and the device is cpu; take one of the two out")
+
+
+def _check_processes(graph: Graph) -> Iterator[Problem]:
+    for name, unit in graph.units.items():
+        yield from find_conflicts(graph, unit.members)
+        yield from _check_alike(graph, unit)
+        for member in (each for each, said in unit.members.items() if said.process and name != each):
+            if name in graph.remotes or (name in graph.services and graph.services[name].process != name):
+                key = ("services", member, "process")
+                yield Problem(
+                    graph.place(key), key, f"{name!r} is a deployment that does not say so; name it otherwise"
+                )
+
+
+_OF_A_PROCESS: Mapping[tuple[str, ...], Callable[[Deployment], object]] = {
+    ("replicas",): lambda each: each.replicas,
+    ("strategy",): lambda each: each.strategy,
+    ("resources", "cpus"): lambda each: each.resources.cpus is None,
+    ("resources", "memory"): lambda each: each.resources.memory is None,
+}
+"""What a process is or has as a whole. Amounts add up, so that all say one or none does."""
+
+
+def _check_alike(graph: Graph, unit: Unit) -> Iterator[Problem]:
+    first, *others = unit.members
+    for name in others:
+        for option, seen in _OF_A_PROCESS.items():
+            if seen(unit.members[name]) != seen(unit.said):
+                key = ("services", name, *option)
+                how = "is said of one of the two" if option[0] == "resources" else f"is another than that of {first!r}"
+                sentence = f"{how}, and {name!r} shares the process {unit.name!r} with {first!r}; say it of both alike"
+                yield Problem(graph.place(key), key, sentence)
+
+
+def find_conflicts(graph: Graph, members: Iterable[str]) -> Iterator[Problem]:
+    """Variables that these deployments, in one process, say differently."""
+    said_by: dict[str, str] = {}
+    for name in members:
+        env = graph.services[name].env
+        for variable, value in env.items():
+            other = said_by.setdefault(variable, name)
+            if graph.services[other].env[variable] != value:
+                key = graph.said_at(name, "env", variable)
+                sentence = f"{other!r} says another value, and they share one process, which has one environment"
+                yield Problem(graph.place(key), key, sentence)
 
 
 _adapter = TypeAdapter(GraphFile)
@@ -549,8 +619,6 @@ _SAID_ELSEWHERE = {
 
 def _unknown_key(key: Key, entry: type) -> str:
     name = str(key[-1])
-    if len(key) == 3 and name in _NOT_YET:
-        return _NOT_YET[name]
     if name in _SAID_ELSEWHERE:
         return f"unknown key; say {_SAID_ELSEWHERE[name]}"
     known = _known_keys(key, entry)
@@ -624,7 +692,7 @@ def _check_command(document: Document, name: str, service: Mapping[str, Any]) ->
         yield document.problem((*key, "port" if "port" in service else "command"), sentence)
 
 
-_OF_A_CLASS = ("args", "bind", "batching")
+_OF_A_CLASS = ("args", "bind", "batching", "process")
 
 
 def _check_image(document: Document, name: str, image: Any) -> Iterator[Problem]:

@@ -19,15 +19,15 @@ from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
 from toolkit.launcher.events import EventReader, Failed, Ready
 from toolkit.launcher.folder import project_folder
-from toolkit.launcher.fuse import Fused, fuse
+from toolkit.launcher.fuse import fuse
 from toolkit.launcher.inspector import check_edges
-from toolkit.launcher.manifest import Graph
+from toolkit.launcher.manifest import Graph, find_conflicts
 from toolkit.launcher.placement import place
 from toolkit.launcher.processes import COMMAND
 from toolkit.launcher.security import join
 from toolkit.launcher.specify import specify
 from toolkit.launcher.trust import plan_trust
-from toolkit.spec import PREFIX
+from toolkit.spec import PREFIX, ReplicaSpec
 
 _CHUNK = 65536
 
@@ -42,15 +42,15 @@ def up_in_one_process(
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
-    fused = plan_process(graph, machine, drain_timeout=drain_timeout)
+    planned, env = plan_process(graph, machine, drain_timeout=drain_timeout)
     ours, theirs = socket.socketpair()
     with ours, theirs, _forwarded_signals() as signals:
-        spec = replace(fused.spec, control_fd=theirs.fileno())
+        spec = replace(planned, control_fd=theirs.fileno())
         inherited = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
         process = subprocess.Popen(
             command,
             cwd=project_folder(graph.path),
-            env={**inherited, **fused.env, **spec.to_environ()},
+            env={**inherited, **env, **spec.to_environ()},
             pass_fds=[theirs.fileno()],
         )
         signals.process = process
@@ -59,12 +59,17 @@ def up_in_one_process(
         return signals.exit_code(process.wait())
 
 
-def plan_process(graph: Graph, machine: Machine, *, drain_timeout: float) -> Fused:
-    """One replica of each deployment; the entry speaks for all. Nobody waits: a breakpoint in a constructor may take hours."""
+def plan_process(graph: Graph, machine: Machine, *, drain_timeout: float) -> tuple[ReplicaSpec, Mapping[str, str]]:
+    """One replica of each deployment, and what its environment is; the entry speaks for all. Nobody waits: a breakpoint in a
+    constructor may take hours.
+    """
     programs = [name for name, each in graph.services.items() if each.command]
     if programs:
         where = graph.where("services", programs[0], "command")
         raise GraphError(f"{where}: another program cannot be part of this process; run it by itself, and say its url")
+    conflicts = list(find_conflicts(graph, graph.services))
+    if conflicts:
+        raise GraphError("\n".join(map(str, conflicts)))
     edges = find_edges(graph, check_edges(graph))
     trust = plan_trust(graph, edges)
     order = sorted(graph.services, key=lambda name: name != graph.entry)
@@ -77,7 +82,8 @@ def plan_process(graph: Graph, machine: Machine, *, drain_timeout: float) -> Fus
         )
         for name in order
     ]
-    return fuse(graph, [placed[name] for name in order], specs)
+    fused = fuse(graph, graph.name, [placed[name] for name in order])
+    return fused.spec(specs), fused.whole.env
 
 
 _FOREVER = 1e6

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from toolkit.launcher.edges import Description, target
-from toolkit.launcher.manifest import Graph
+from toolkit.launcher.manifest import Deployment, Graph, Unit
 
 Format = Literal["ascii", "mermaid", "dot", "json"]
 Arrow = tuple[str, str, str]
@@ -61,17 +61,31 @@ def _serves(graph: Graph, descriptions: Mapping[str, Description], node: str) ->
     replicas = graph.services[node].replicas
     count = f"{replicas.min}" if replicas.min == replicas.max else f"{replicas.min} to {replicas.max}"
     several = "" if count == "1" else f" × {count}"
-    port = graph.port(node)
-    return descriptions[node].contract + several + (f" on {graph.host(node)}:{port}" if port else "")
+    port, process = graph.port(node), graph.services[node].process
+    shared = f" in process {process}" if process else ""
+    return descriptions[node].contract + several + shared + (f" on {graph.host(node)}:{port}" if port else "")
 
 
 def _mermaid(graph: Graph, nodes: list[str], arrows: list[Arrow]) -> Iterator[str]:
     yield "flowchart LR"
     for node in nodes:
         yield f"  {_id(node)}{('(({}))' if node in graph.remotes else '[{}]').format(_quoted(node))}"
+    for unit in _shared(graph):
+        yield f"  subgraph p_{_id(unit.name)}[{_quoted(unit.name)}]"
+        yield from (f"    {_id(node)}" for node in unit.members)
+        yield "  end"
     for caller, handle, callee in arrows:
         label = "" if handle == callee else f"|{handle}|"
         yield f"  {_id(caller)} -->{label} {_id(callee)}"
+
+
+def _shared(graph: Graph) -> list[Unit]:
+    """The processes of several deployments."""
+    return [unit for unit in graph.units.values() if len(unit.members) > 1]
+
+
+def _process(said: Deployment) -> dict[str, str]:
+    return {"process": said.process} if said.process else {}
 
 
 def _id(node: str) -> str:
@@ -83,6 +97,9 @@ def _dot(graph: Graph, nodes: list[str], arrows: list[Arrow]) -> Iterator[str]:
     yield "  rankdir=LR;"
     for node in nodes:
         yield f"  {_quoted(node)} [shape={'ellipse' if node in graph.remotes else 'box'}];"
+    for unit in _shared(graph):
+        nodes_in_it = " ".join(f"{_quoted(node)};" for node in unit.members)
+        yield f"  subgraph {_quoted(f'cluster_{unit.name}')} {{ label={_quoted(unit.name)}; {nodes_in_it} }}"
     for caller, handle, callee in arrows:
         label = "" if handle == callee else f" [label={_quoted(handle)}]"
         yield f"  {_quoted(caller)} -> {_quoted(callee)}{label};"
@@ -98,7 +115,10 @@ def _plain(graph: Graph, descriptions: Mapping[str, Description], arrows: list[A
         "name": graph.name,
         "entry": graph.entry,
         "deployments": [
-            *({"name": name, "contract": descriptions[name].contract} for name in graph.services),
+            *(
+                {"name": name, "contract": descriptions[name].contract, **_process(each)}
+                for name, each in graph.services.items()
+            ),
             *({"name": name, "url": each.url} for name, each in graph.remotes.items()),
         ],
         "edges": [{"caller": caller, "handle": handle, "callee": callee} for caller, handle, callee in arrows],

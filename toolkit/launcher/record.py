@@ -2,6 +2,8 @@
 
 {"t": 1712345678.9, "replica": "gpt2", "text": "hello"}     a line that it printed; "state" where it is a state instead
 {"t": 1712345678.9, "replica": "", "text": "ready: …"}      a sentence of the launcher
+
+A replica in which several deployments run has their names too, as "deployments".
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from toolkit.launcher.output import Row, View
@@ -34,8 +37,15 @@ class Record:
     interval: float | None = None
 
     def __init__(
-        self, file: Sink, clock: Callable[[], float], complain: Callable[[str], None] = lambda text: None
+        self,
+        file: Sink,
+        clock: Callable[[], float],
+        complain: Callable[[str], None] = lambda text: None,
+        *,
+        shared: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
+        """`shared`: process → its deployments, where these are several."""
+        self._shared = shared
         self._file = file
         self._clock = clock
         self._complain = complain
@@ -43,10 +53,10 @@ class Record:
 
     def line(self, name: str, text: str, *, is_transient: bool = False) -> None:
         if not is_transient:
-            self._write(replica=name, text=text)
+            self._write(**self._who(name), text=text)
 
     def show(self, name: str, row: Row) -> None:
-        self._write(replica=name, state=row.state, text=row.text)
+        self._write(**self._who(name), state=row.state, text=row.text)
 
     def say(self, text: str) -> None:
         self._write(replica="", text=text)
@@ -59,6 +69,10 @@ class Record:
 
     def settle(self) -> None:
         pass
+
+    def _who(self, name: str) -> dict[str, Any]:
+        unit = _unit(name)
+        return {"replica": name, **({"deployments": self._shared[unit]} if unit in self._shared else {})}
 
     def _write(self, **said: Any) -> None:
         if self._is_broken:
@@ -168,10 +182,13 @@ def _parse(line: str) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def is_of(replica: str, deployments: Sequence[str]) -> bool:
-    """Whether a replica's name, `gpt2.1#2`, belongs to one of these, or is one."""
-    base = replica.partition("#")[0]
-    return not deployments or bool({replica, base, base.partition(".")[0]} & set(deployments))
+def is_of(replica: str, names: Sequence[str], deployments: Iterable[str] = ()) -> bool:
+    """Whether a replica's name, `gpt2.1#2`, belongs to one of these, or is one; `deployments` are those that share it."""
+    return not names or bool({replica, replica.partition("#")[0], _unit(replica), *deployments} & set(names))
+
+
+def _unit(replica: str) -> str:
+    return replica.partition("#")[0].partition(".")[0]
 
 
 def incarnation(replica: str) -> tuple[str, int]:

@@ -78,37 +78,46 @@ class Requests:
         problem = self._find_problem(names)
         if problem is not None:
             return problem
-        groups = [self._ruler.groups[name] for name in names or self._ruler.groups]
-        self._ruler.restart([group.name for group in groups])
-        return lambda: _outcome(groups)
+        units = list(dict.fromkeys(map(self._unit, names or self._ruler.groups)))
+        self._ruler.restart(units)
+        return lambda: _outcome(map(self._ruler.groups.__getitem__, units))
 
     def _scale(self, counts: Mapping[str, Any]) -> Answer | Callable[[], Answer | None]:
         problem = self._find_problem(counts)
         if problem is not None:
             return problem
+        wanted: dict[str, int] = {}
         for name, count in counts.items():
             if type(count) is not int or not 1 <= count <= MAX_REPLICAS:
                 return _refuse(f"{name}={count}: name a number from 1 to {MAX_REPLICAS}")
-            if count > 1 and self._ruler.graph.port(name) is not None:
-                port = self._ruler.graph.port(name)
+            unit = self._ruler.groups[self._unit(name)].unit
+            if wanted.setdefault(unit.name, count) != count:
+                return _refuse(f"{name}={count}: there are as many of all in the process {unit.label}; name one number")
+            ports = [port for member in unit.members if (port := self._ruler.graph.port(member)) is not None]
+            if count > 1 and ports:
                 return _refuse(
-                    f"{name}={count}: port {port} takes one process; put a deployment of one replica before it"
+                    f"{name}={count}: port {ports[0]} takes one process; put a deployment of one replica before it"
                 )
         try:
-            for name, count in counts.items():
-                self._ruler.scale(name, count)
+            for unit_name, count in wanted.items():
+                self._ruler.scale(unit_name, count)
         except PlacementError as error:
             return {"code": NO_ROOM, "error": str(error)}
-        return lambda: _outcome([self._ruler.groups[name] for name in counts])
+        return lambda: _outcome(map(self._ruler.groups.__getitem__, wanted))
 
     def _find_problem(self, names: Iterable[str]) -> Answer | None:
         for name in names:
-            if name not in self._ruler.groups:
-                known = near(name, self._ruler.groups) or "there are " + ", ".join(self._ruler.groups)
+            if name not in self._ruler.groups and name not in self._ruler.graph.services:
+                known = near(name, self._ruler.graph.services) or "there are " + ", ".join(self._ruler.graph.services)
                 return _refuse(f"no deployment is named {name!r}; {known}")
         if not self._ruler.is_serving:
             return {"code": FAILED, "error": "the graph is still starting; ask again when it is ready"}
         return None
+
+    def _unit(self, name: str) -> str:
+        """A deployment stands for the process that it shares."""
+        said = self._ruler.graph.services.get(name)
+        return name if said is None else said.process or name
 
 
 def describe(ruler: Ruler) -> list[dict[str, Any]]:
@@ -118,25 +127,25 @@ def describe(ruler: Ruler) -> list[dict[str, Any]]:
         found += [_row(ruler, group, replica) for replica in sorted(group.running, key=lambda each: each.index)]
         for index in sorted({*group.due, *group.lost}):
             state = "backoff" if index in group.due else "failed"
-            found.append({"name": f"{group.name}.{index}", "deployment": group.name, "state": state})
+            found.append({"name": f"{group.name}.{index}", "deployments": list(group.unit.members), "state": state})
     return found
 
 
 def _row(ruler: Ruler, group: Group, replica: Replica) -> dict[str, Any]:
-    spec, load = replica.launch.spec, replica.load
+    load = replica.load
     restarts = group.restarts.get(replica.index)
     return {
         "name": replica.name,
-        "deployment": group.name,
+        "deployments": list(group.unit.members),
         "state": replica.state.value,
         "phase": replica.row.phase,
         "pid": replica.pid,
-        "device": spec.device,
+        "device": ", ".join(dict.fromkeys(each.device for each in replica.launch.specs)),
         "uptime": round(ruler.now - replica.started_at, 1),
         "restarts": restarts.count if restarts else 0,
         "running": load.running if load else 0,
         "queued": load.queued if load else 0,
-        "addresses": list(spec.listen),
+        "addresses": [address for each in replica.launch.specs for address in each.listen],
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import random
 
 from toolkit.errors import PlacementError
-from toolkit.launcher.edges import Description, find_edges, find_problems, find_tiers
+from toolkit.launcher.edges import Description, Edges, find_calls, find_edges, find_problems, find_tiers
 from toolkit.launcher.events import (
     Asked,
     Changed,
@@ -35,7 +35,7 @@ from toolkit.launcher.events import (
 )
 from toolkit.launcher.fleet import Group, Launch, Replica, Starts
 from toolkit.launcher.lifecycle import ProtocolError, State, Step, advance
-from toolkit.launcher.manifest import Graph
+from toolkit.launcher.manifest import Graph, Unit
 from toolkit.launcher.output import Row, View
 from toolkit.launcher.processes import ProcessTable
 from toolkit.launcher.requests import Answerer, Requests
@@ -103,12 +103,12 @@ class Supervisor:
         self._clock = clock
         self._chance = chance
         self._restarts = restarts
-        self.groups = {name: Group(name, 0) for name in graph.services}
+        self.groups = {name: Group(unit, 0) for name, unit in graph.units.items()}
         self._requests = Requests(self, answer)
         self._scalers = {
-            name: Scaler(each.replicas.min, each.replicas.max, each.traffic.max_concurrency or CAPACITY, clock=clock)
-            for name, each in graph.services.items()
-            if each.replicas.min < each.replicas.max
+            name: Scaler(unit.said.replicas.min, unit.said.replicas.max, _capacity(unit), clock=clock)
+            for name, unit in graph.units.items()
+            if unit.said.replicas.min < unit.said.replicas.max
         }
         self._scale_at = clock()
         self._replicas: dict[str, Replica] = {}
@@ -127,7 +127,7 @@ class Supervisor:
     def run(self) -> int:
         """Until the last replica is gone. Returns the exit code of `toolkit up`."""
         for group in self.groups.values():
-            group.told = tuple(each.address for each in group.replicas)
+            group.told = {name: tuple(each.address(name) for each in group.replicas) for name in group.unit.members}
         self._spawn_all()
         while self._exit_code is None or any(each.is_running for each in self._replicas.values()):
             event = self._next_event()
@@ -148,7 +148,7 @@ class Supervisor:
         return self._clock()
 
     def restart(self, names: Iterable[str]) -> None:
-        """Replace the replicas of these deployments; those that were given up get another chance."""
+        """Replace the replicas of these units; those that were given up get another chance."""
         for group in map(self.groups.__getitem__, names):
             group.generation += 1
             group.due.clear()
@@ -206,9 +206,9 @@ class Supervisor:
         replica.heard_at = self._clock()
         try:
             match event:
-                case Described(_, contract, handles, batched):
+                case Described():
                     self._move(replica, Step.DESCRIBED)
-                    self._described(replica, Description(contract, handles, batched))
+                    self._described(replica, event)
                 case Progress(_, phase, done, total):
                     self._move(replica, Step.PROGRESSED, phase=phase, done=done, total=total)
                 case Waiting(_, handles):
@@ -220,7 +220,7 @@ class Supervisor:
                 case Load():
                     replica.load = event
                 case Loaded(_, files):
-                    self.groups[replica.deployment].files = frozenset(files)
+                    self.groups[replica.unit].files = frozenset(files)
                 case Failed(_, message):
                     self._failed(replica, message)
                 case Draining():
@@ -228,13 +228,20 @@ class Supervisor:
         except ProtocolError as error:
             self._failed(replica, f"broke the protocol of its control socket: {error}")
 
-    def _described(self, replica: Replica, description: Description) -> None:
+    def _described(self, replica: Replica, event: Described) -> None:
+        specs, said = replica.launch.specs, (event, *event.companions)
+        if len(specs) != len(said):
+            raise ProtocolError(f"{len(said)} descriptions of {len(specs)} deployments")
+        found = {
+            spec.deployment: Description(each.contract, each.handles, each.batched)
+            for spec, each in zip(specs, said, strict=True)
+        }
+        changed = {**self._descriptions, **found}
         if not self.is_serving:
-            self._descriptions.setdefault(replica.deployment, description)
+            self._descriptions = {**changed, **self._descriptions}
             if len(self._descriptions) == len(self.graph.services):
                 self._refuse_wrong_edges()
-        elif description != self._descriptions.get(replica.deployment):
-            changed = {**self._descriptions, replica.deployment: description}
+        elif changed != self._descriptions:
             problems = find_problems(self.graph, changed)
             if problems:
                 self._failed(replica, "; ".join(problems))
@@ -251,8 +258,8 @@ class Supervisor:
         if self.is_stopping or replica.is_leaving:
             return
         replica.ready_at = self._clock()
-        group = self.groups[replica.deployment]
-        if replica.deployment == self.graph.entry:
+        group = self.groups[replica.unit]
+        if self.graph.entry in group.unit.members:
             self._entry_addresses = addresses
         if self.is_serving:
             rival = group.rival(replica)
@@ -310,7 +317,7 @@ class Supervisor:
         elif is_news:
             self._complain(f"{replica.name}: {_obituary(was, status)}")
         if not self.is_stopping:
-            self._publish(self.groups[replica.deployment])
+            self._publish(self.groups[replica.unit])
 
     def _is_expected(self, replica: Replica, status: int) -> bool:
         """SIGTERM ends a replica that had no time yet to catch it."""
@@ -336,16 +343,16 @@ class Supervisor:
         names = ", ".join(Path(path).name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
         if str(self.graph.path.resolve()) in paths:
             self._view.say(f"{self.graph.path.name} changed; that counts from the next toolkit up on")
-        touched = [name for name, group in self.groups.items() if not group.files.isdisjoint(paths)]
+        touched = [group for group in self.groups.values() if not group.files.isdisjoint(paths)]
         if touched:
-            self._view.say(f"{names} changed: replacing {', '.join(touched)}")
-            self.restart(touched)
+            self._view.say(f"{names} changed: replacing {', '.join(each.unit.label for each in touched)}")
+            self.restart([each.name for each in touched])
 
     # Replicas that are lost, replaced, too many or missing
 
     def _lose(self, replica: Replica, sentence: str) -> None:
         """It served, or its start was cut short: it comes back after a pause, but not for ever."""
-        group = self.groups[replica.deployment]
+        group = self.groups[replica.unit]
         if replica.ready_at is None and group.rival(replica) is not None:
             self._give_up(replica, sentence)
             return
@@ -363,7 +370,7 @@ class Supervisor:
 
     def _give_up(self, replica: Replica, sentence: str) -> None:
         """It is not started again. The graph goes on as long as each deployment has somebody who serves."""
-        group = self.groups[replica.deployment]
+        group = self.groups[replica.unit]
         rival = group.rival(replica)
         if rival is not None:
             group.refused = group.generation
@@ -375,7 +382,7 @@ class Supervisor:
             self._stop(SERVICE_FAILED, f"{replica.name}: {sentence}")
 
     def _mend(self) -> None:
-        """Bring each deployment a step nearer to what it should be."""
+        """Bring each unit a step nearer to what it should be."""
         if not self.is_serving:
             return
         if self._scalers and self._clock() >= self._scale_at:
@@ -389,7 +396,7 @@ class Supervisor:
                 if self._clock() >= group.due.get(index, 0.0):
                     group.due.pop(index, None)
                     self._join(group, index)
-            if self.graph.services[group.name].strategy == "recreate":
+            if group.unit.said.strategy == "recreate":
                 for replica in group.outdated:
                     self._ask_to_stop(replica, self._limits.drain_timeout + EXIT_GRACE)
             elif group.outdated and group.serving == group.running:  # one at a time, until the one before is gone
@@ -416,12 +423,12 @@ class Supervisor:
 
     def _is_emptying(self, group: Group) -> bool:
         """All must leave before a new one starts."""
-        is_recreated = self.graph.services[group.name].strategy == "recreate"
+        is_recreated = group.unit.said.strategy == "recreate"
         return is_recreated and any(each.generation < group.generation for each in group.running)
 
     def _join(self, group: Group, index: int) -> None:
         """Start a replica while others serve."""
-        addresses = {name: each.addresses() for name, each in self.groups.items()}
+        addresses = {name: found for each in self.groups.values() for name, found in each.addresses().items()}
         group.numbers[index] = group.numbers.get(index, 0) + 1
         replica = Replica(self._starts.another(group.name, index, group.numbers[index], addresses), group.generation)
         self._add(replica)
@@ -433,28 +440,32 @@ class Supervisor:
             self._lose(replica, f"its process cannot be started: {error}")
 
     def _publish(self, group: Group) -> None:
-        """Tell those who call this deployment where it is now."""
+        """Tell those who call it where it is now."""
         addresses = group.addresses()
         if addresses == group.told:
             return
         group.told = addresses
-        edges = find_edges(self.graph, self._descriptions)
+        calls = self._find_calls()
         for replica in self._replicas.values():
-            if replica.is_running and group.name in edges[replica.deployment]:
-                self._processes.tell(replica.name, {"addresses": {group.name: addresses}})
+            if replica.is_running and group.name in calls[replica.unit]:
+                self._processes.tell(replica.name, {"addresses": addresses})
+
+    def _find_calls(self) -> Edges:
+        """Between units, as far as they are described."""
+        return find_calls(self.graph, find_edges(self.graph, self._descriptions))
 
     # Actions
 
     def _add(self, replica: Replica) -> Group:
         self._replicas[replica.name] = replica
-        group = self.groups[replica.deployment]
+        group = self.groups[replica.unit]
         group.replicas.append(replica)
         return group
 
     def _forget(self, replica: Replica) -> None:
         if self.is_serving:
             self._replicas.pop(replica.name, None)
-            self.groups[replica.deployment].replicas.remove(replica)
+            self.groups[replica.unit].replicas.remove(replica)
 
     def _spawn_all(self) -> None:
         for replica in self._replicas.values():
@@ -488,8 +499,8 @@ class Supervisor:
 
     def _drain_next_tier(self) -> None:
         """Ask the first tier that still runs, unless it was asked: its callees wait until it is gone."""
-        for tier in find_tiers(find_edges(self.graph, self._descriptions)):
-            running = [each for each in self._replicas.values() if each.is_running and each.deployment in tier]
+        for tier in find_tiers(self._find_calls()):
+            running = [each for each in self._replicas.values() if each.is_running and each.unit in tier]
             for replica in running:
                 if not replica.is_leaving:
                     self._ask_to_stop(replica, self._limits.drain_timeout + EXIT_GRACE)
@@ -503,8 +514,8 @@ class Supervisor:
             self._move(replica, Step.DRAINED)
             replica.kill_at = self._clock() + grace
             if not self.is_stopping:
-                self._publish(self.groups[replica.deployment])
-                if self.groups[replica.deployment].rival(replica) is not None:
+                self._publish(self.groups[replica.unit])
+                if self.groups[replica.unit].rival(replica) is not None:
                     self._processes.tell(replica.name, {"replaced": True})
             self._processes.terminate(replica.name)
 
@@ -512,7 +523,7 @@ class Supervisor:
         """Let it show where it is, then kill it."""
         self._move(replica, Step.HUNG)
         replica.kill_at = self._clock() + DUMP_GRACE
-        self._publish(self.groups[replica.deployment])
+        self._publish(self.groups[replica.unit])
         self._processes.dump(replica.name)
         silence = f"its event loop has not turned for {self._limits.hang_timeout:g} s (its stacks follow)"
         cure = "run what blocks in a thread (asyncio.to_thread), or raise --hang-timeout"
@@ -615,6 +626,11 @@ class Supervisor:
         if row != replica.row:
             replica.row = row
             self._view.show(replica.name, row)
+
+
+def _capacity(unit: Unit) -> int:
+    """Calls that one process of it executes at once."""
+    return sum(each.traffic.max_concurrency or CAPACITY for each in unit.members.values())
 
 
 def _obituary(was: State, status: int) -> str:

@@ -22,6 +22,7 @@ from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
 from toolkit.launcher.fleet import Addresses, Launch
 from toolkit.launcher.folder import project_folder
+from toolkit.launcher.fuse import Fused, fuse, fuse_all
 from toolkit.launcher.guardian import guarded
 from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.live import LiveView
@@ -36,9 +37,13 @@ from toolkit.launcher.specify import specify
 from toolkit.launcher.state import Run, announce, claimed
 from toolkit.launcher.supervisor import SERVICE_FAILED, Limits, Supervisor
 from toolkit.launcher.trust import Trust, needs_edges, plan_trust
+from toolkit.spec import ReplicaSpec
 
 Style = Literal["full", "quiet", "json"]
 """What is shown: everything, errors alone, or each event as a line of JSON."""
+
+Shared = Mapping[str, Sequence[str]]
+"""Process → its deployments, where these are several."""
 
 Watch = Callable[[Path, Processes, Mapping[str, str]], AbstractContextManager[None]]
 """`watch.watched`: (folder, where events go, environment) → a block in which changes are events."""
@@ -72,9 +77,11 @@ def up(
     ):
         desk = Desk(folder / "control.sock", processes)
         starts = Starts(graph, machine, placed, folder, limits, trust, reports_files=watch is not None)
-        shown = _make_view(placed, stream, environ, style)
-        view = Views(shown, Record(log, time.time, shown.complain))
-        _show_plan(view, machine, placed)
+        shared = {unit.name: tuple(unit.members) for unit in graph.units.values() if len(unit.members) > 1}
+        wholes = [each.whole for each in fuse_all(graph, placed)]
+        shown = _make_view(wholes, shared, stream, environ, style)
+        view = Views(shown, Record(log, time.time, shown.complain, shared=shared))
+        _show_plan(view, machine, wholes)
         if any(each.memory is not None for each in placed):
             view.say(processes.how_memory_is_limited)
         supervisor = Supervisor(
@@ -100,16 +107,16 @@ def up(
 
 def show_plan(graph: Graph, machine: Machine, *, stream: TextIO, environ: Mapping[str, str]) -> None:
     """What `up` would start, and on what. Raises PlacementError."""
-    placed = place(graph, machine)
+    wholes = [each.whole for each in fuse_all(graph, place(graph, machine))]
     is_coloured = wants_colour(stream, environ)
-    names = [each.name for each in placed]
-    _show_plan(PlainView(stream, names, is_coloured=is_coloured, clock=time.monotonic), machine, placed)
+    names = [each.name for each in wholes]
+    _show_plan(PlainView(stream, names, is_coloured=is_coloured, clock=time.monotonic), machine, wholes)
 
 
-def _show_plan(view: View, machine: Machine, placed: Sequence[Placed]) -> None:
+def _show_plan(view: View, machine: Machine, processes: Sequence[Placed]) -> None:
     for line in describe_machine(machine):
         view.say(line)
-    for each in placed:
+    for each in processes:
         view.line(each.name, describe(each))
 
 
@@ -148,47 +155,64 @@ class Starts:
         """Those that start together: every address is known before the first process starts."""
         placed = list(self._placed.values())
         addresses = choose_addresses(placed, self._folder, pick_port=pick_port_where_needed(), on_tcp=self._programs)
-        return [self._launch(each, 1, addresses[each.deployment][each.index], addresses) for each in placed]
+        return [
+            self._launch(
+                each, 1, {one.deployment: addresses[one.deployment][one.index] for one in each.members}, addresses
+            )
+            for each in fuse_all(self._graph, placed)
+        ]
 
-    def plan(self, deployment: str, count: int) -> None:
-        """Find places for so many replicas of a deployment. Raises PlacementError where there are none."""
-        kept = [each for key, each in self._placed.items() if key[0] != deployment or key[1] < count]
-        counts = {**dict.fromkeys(self._graph.services, 0), deployment: count}
+    def plan(self, unit: str, count: int) -> None:
+        """Find places for so many replicas of a unit. Raises PlacementError where there are none."""
+        members = self._graph.units[unit].members
+        kept = [each for key, each in self._placed.items() if key[0] not in members or key[1] < count]
+        counts = {**dict.fromkeys(self._graph.services, 0), **dict.fromkeys(members, count)}
         placed = place(self._graph, self._machine, counts=counts, kept=kept)
         self._placed = {(each.deployment, each.index): each for each in placed}
 
-    def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
+    def another(self, unit: str, index: int, number: int, addresses: Addresses) -> Launch:
         """One that joins those that serve: the `number`-th in its place."""
-        placed = self._placed[deployment, index]
-        pick_port = pick_free_port if deployment in self._programs else pick_port_where_needed()
-        own = choose_address(placed, number, self._folder, pick_port=pick_port)
-        launch = self._launch(placed, number, own, addresses)
-        return replace(launch, spec=replace(launch.spec, joins=True))
+        members = [self._placed[member, index] for member in self._graph.units[unit].members]
+        own = {
+            each.deployment: choose_address(each, number, self._folder, pick_port=self._port_picker(each.deployment))
+            for each in members
+        }
+        return self._launch(fuse(self._graph, unit, members), number, own, addresses, joins=True)
 
-    def _launch(self, placed: Placed, number: int, own: str, addresses: Addresses) -> Launch:
+    def _port_picker(self, deployment: str) -> Callable[[], int] | None:
+        return pick_free_port if deployment in self._programs else pick_port_where_needed()
+
+    def _launch(
+        self, fused: Fused, number: int, own: Mapping[str, str], addresses: Addresses, *, joins: bool = False
+    ) -> Launch:
+        """`own`: where each that runs in it listens."""
+        unit, whole = fused.whole.deployment, fused.whole
+        spec = fused.spec([self._specify(each, own[each.deployment], addresses, joins) for each in fused.members])
+        name = f"{unit}.{whole.index}" if whole.index else whole.name  # the first may have been the only one
+        return Launch(name=name if number == 1 else f"{name}#{number}", unit=unit, spec=spec, env=whole.env)
+
+    def _specify(self, placed: Placed, own: str, addresses: Addresses, joins: bool) -> ReplicaSpec:
         name, port = placed.deployment, self._graph.port(placed.deployment)
         listen = (own, *([join(self._graph.host(name), port)] if port else []))
         known = {**dict.fromkeys(self._graph.absent, ()), **addresses}
-        spec = replace(
+        return replace(
             specify(self._graph, name, listen=listen, addresses=known, trust=self._trust[name]),
             replica=placed.index,
-            device=placed.device,
-            cores=placed.cores,
-            memory=placed.memory,
             start_timeout=self._limits.start_timeout,
             drain_timeout=self._limits.drain_timeout,
+            joins=joins,
             shares_ports=True,
             reports_files=self._reports_files,
         )
-        own_name = f"{name}.{placed.index}" if placed.index else placed.name  # the first may have been the only one
-        return Launch(name=own_name if number == 1 else f"{own_name}#{number}", spec=spec, env=placed.env)
 
 
-def _make_view(placed: Sequence[Placed], stream: TextIO, environ: Mapping[str, str], style: Style) -> View:
+def _make_view(
+    processes: Sequence[Placed], shared: Shared, stream: TextIO, environ: Mapping[str, str], style: Style
+) -> View:
     if style == "json":
-        return Record(stream, time.time)
+        return Record(stream, time.time, shared=shared)
     kind: type[PlainView] = LiveView if is_terminal(stream, environ) else PlainView
     if style == "quiet":
         kind = QuietView
-    names = [each.name for each in placed]
+    names = [each.name for each in processes]
     return kind(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)

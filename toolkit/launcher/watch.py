@@ -17,7 +17,7 @@ from toolkit.launcher.captured import run_captured
 from toolkit.launcher.events import Changed, Event, Noted
 from toolkit.launcher.processes import Processes
 
-SUFFIXES = (".py", ".proto", ".yaml", ".yml", ".json", ".toml")
+SUFFIXES = (".py", ".proto", ".yaml", ".yml", ".json", ".toml", ".js", ".mjs")
 GENERATED = "_toolkit.py"
 DEBOUNCE_MS = 200
 """A checkout writes many files: they are one change."""
