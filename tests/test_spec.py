@@ -15,6 +15,7 @@ FULL = ReplicaSpec(
     device="cuda:0",
     cores=(0, 3),
     memory=2 << 30,
+    gpu_memory=6 << 30,
     addresses={"gpt2": ("unix:/tmp/x/gpt2.0.sock", "unix:/tmp/x/gpt2.1.sock")},
     bind={"writer": "gpt2"},
     timeout=1.5,

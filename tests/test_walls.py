@@ -57,7 +57,7 @@ policy.replica
 budget context contract security tensor
 blocking limits listening ensemble
 metrics
-credentials ending errors deadline healthcheck handshake method spec wire message affinity control lifeline memory probe
+credentials ending errors deadline gpu healthcheck handshake method spec wire message affinity control lifeline memory probe
 tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""

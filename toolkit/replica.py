@@ -31,6 +31,7 @@ from toolkit.control import Addresses, Control
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError, ToolkitError
 from toolkit.foreign import run_command
+from toolkit.gpu import limit_gpu_memory
 from toolkit.here import Here, Part, callers_first
 from toolkit.inspect import describe
 from toolkit.lifeline import die_with_parent
@@ -246,7 +247,7 @@ async def _start(
     async with asyncio.TaskGroup() as group:
         for check in checks:
             group.create_task(check)
-        loading = group.create_task(_construct(service, bound, args))
+        loading = group.create_task(_construct(spec, service, bound, args))
     instance = loading.result()
     with _told_as(f"{service.__name__} cannot be entered"):
         await stack.enter_async_context(instance)
@@ -259,9 +260,22 @@ async def _start(
     return dispatcher
 
 
-async def _construct(service: type[Service], handles: Mapping[str, Client], args: Mapping[str, Any]) -> Service:
+async def _construct(
+    spec: ReplicaSpec, service: type[Service], handles: Mapping[str, Client], args: Mapping[str, Any]
+) -> Service:
+    def make() -> Service:
+        _limit_gpu_memory(spec)
+        made = construct(service, handles, args)
+        _limit_gpu_memory(spec)  # where torch was imported no sooner
+        return made
+
     with _told_as(f"{service.__name__} cannot be made"):
-        return await in_daemon_thread(construct, service, handles, args)
+        return await in_daemon_thread(make)
+
+
+def _limit_gpu_memory(spec: ReplicaSpec) -> None:
+    if spec.gpu_memory is not None:
+        limit_gpu_memory(spec.gpu_memory)
 
 
 @contextmanager

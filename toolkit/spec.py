@@ -75,6 +75,8 @@ class ReplicaSpec:
     """The numbers of those that it runs on; empty: all that it may."""
     memory: int | None = None
     """Bytes; who starts it ends it when it takes more. None: no limit."""
+    gpu_memory: int | None = None
+    """Bytes of its GPU beyond which torch refuses to allocate. None: no limit."""
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Deployment → where its replicas listen; `dns:///HOST:PORT` stands for every address of the host."""
     bind: Mapping[str, str] = field(default_factory=dict)

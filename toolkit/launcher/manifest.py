@@ -182,7 +182,7 @@ class Resources:
     memory: _Size | None = None
     """Bytes. A replica that takes more is ended."""
     gpu_memory: _Size | None = None
-    """Bytes of a GPU that are kept for it. None: it shares a GPU uncounted."""
+    """Bytes of a GPU that are kept for it, and beyond which torch refuses to allocate. None: it shares a GPU uncounted."""
     exclusive: bool = False
     """Its GPU is shared with nobody."""
 

@@ -198,6 +198,7 @@ class Starts:
         return replace(
             specify(self._graph, name, listen=listen, addresses=known, trust=self._trust[name]),
             replica=placed.index,
+            gpu_memory=None if placed.gpu is None else self._graph.services[name].resources.gpu_memory,
             start_timeout=self._limits.start_timeout,
             drain_timeout=self._limits.drain_timeout,
             joins=joins,
