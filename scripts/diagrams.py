@@ -1,4 +1,4 @@
-"""The diagrams in docs/composition.md: below `<!-- toolkit graph FILE --format mermaid -->` stands what that prints."""
+"""The diagrams in docs/: below `<!-- toolkit graph FILE --format mermaid -->` stands what that prints."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from toolkit.launcher.picture import draw
 from toolkit.load import load_service
 
 ROOT: Final = Path(__file__).parents[1]
-PAGE: Final = ROOT / "docs" / "composition.md"
 _DIAGRAM = re.compile(r"(<!-- toolkit graph (\S+) --format mermaid -->\n\n```mermaid\n)(.*?)(```\n)", re.DOTALL)
 
 
 def main() -> None:
-    PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in sorted(ROOT.glob("docs/**/*.md")):
+        text = page.read_text(encoding="utf-8")
+        if _DIAGRAM.search(text):
+            page.write_text(renewed(text), encoding="utf-8")
 
 
 def renewed(page: str) -> str:

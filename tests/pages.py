@@ -7,18 +7,18 @@
 | `python` | run, `await` included; the blocks of a page share their names |
 | any, `title="PATH"` | written to that file; or, where the project has it, an excerpt: its paragraphs must stand there |
 | `yaml` | a graph file, or laid over the page's graph.yaml: must be right |
-| `text` below a block that runs | what that prints; `…` stands for anything in a line, and alone for any lines |
+| `text`, `mermaid` below a block that runs | what that prints; `…` stands for anything in a line, and alone for any lines |
 | `console`, `text`, `mermaid` elsewhere | shown only |
 
-A comment `<!-- not run: REASON -->` above a block takes it out. A page with `<!-- runs in: the repository -->` has our services;
-every other one begins in an empty folder.
+A comment `<!-- not run: REASON -->` above a block takes it out, and `<!-- other numbers elsewhere -->` lets any number stand for
+one. A page with `<!-- runs in: the repository -->` has our services; every other one begins in an empty folder.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
@@ -26,10 +26,12 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
 FIRST_TERMINAL: Final = "first terminal"
-SHOWN: Final = frozenset({"console", "text", "mermaid"})
+PRINTED: Final = frozenset({"text", "mermaid"})
+SHOWN: Final = PRINTED | {"console"}
 _FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)(?P<rest>.*)")
 _TITLE = re.compile(r'title="([^"]+)"')
-_REASON = re.compile(r"<!-- not run: (.+) -->")
+_COMMENT = re.compile(r"<!-- (?:not run: (?P<reason>.+)|(?P<numbers>other numbers elsewhere)) -->")
+_NUMBER = re.compile(r"(?:\\ )*\d+(?:\\\.\d+)?")  # as re.escape leaves it, with the spaces that align it
 _IN_REPOSITORY = "<!-- runs in: the repository -->"
 
 
@@ -43,6 +45,8 @@ class Block:
     """Why it is not run."""
     expected: str | None = None
     """What it prints, where the page says so."""
+    any_numbers: bool = False
+    """Of what is expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +67,11 @@ def read_page(path: Path) -> Page:
 
 
 def _blocks(lines: list[str]) -> Iterator[Block]:
-    reason, start = "", 0
+    comment, start = None, 0
     while start < len(lines):
-        fence, comment = _FENCE.fullmatch(lines[start]), _REASON.fullmatch(lines[start].strip())
+        fence = _FENCE.fullmatch(lines[start])
         if fence is None:
-            reason = comment[1] if comment else reason if not lines[start].strip() else ""
+            comment = _COMMENT.fullmatch(lines[start].strip()) if lines[start].strip() else comment
             start += 1
             continue
         closing = fence["indent"] + "```"
@@ -75,9 +79,14 @@ def _blocks(lines: list[str]) -> Iterator[Block]:
         title = _TITLE.search(fence["rest"])
         text = "".join(line.removeprefix(fence["indent"]) + "\n" for line in lines[start + 1 : end])
         yield Block(
-            line=start + 1, language=fence["language"], title=title[1] if title else "", text=text, reason=reason
+            line=start + 1,
+            language=fence["language"],
+            title=title[1] if title else "",
+            text=text,
+            reason=(comment["reason"] or "") if comment else "",
+            any_numbers=comment is not None and comment["numbers"] is not None,
         )
-        reason, start = "", end + 1
+        comment, start = None, end + 1
 
 
 def _with_expectations(blocks: list[Block]) -> Iterator[Block]:
@@ -85,19 +94,22 @@ def _with_expectations(blocks: list[Block]) -> Iterator[Block]:
     for block, below in zip_longest(blocks, blocks[1:]):
         if block.language in SHOWN:
             continue
-        is_expected = below is not None and below.language == "text" and not below.title and not below.reason
-        expected = below.text if is_expected and below is not None else None
-        yield Block(**{**vars(block), "expected": expected})
+        if below is None or below.language not in PRINTED or below.title or below.reason:
+            yield block
+        else:
+            yield replace(block, expected=below.text, any_numbers=below.any_numbers)
 
 
-def fits(expected: str, printed: str) -> bool:
+def fits(expected: str, printed: str, *, any_numbers: bool = False) -> bool:
     """Is this what a page says? `…` stands for anything in a line, and alone for any lines."""
-    parts = [r"(?:.*\n)*?" if line.strip() == "…" else _line(line) for line in expected.rstrip().splitlines()]
+    lines = expected.rstrip().splitlines()
+    parts = [r"(?:.*\n)*?" if line.strip() == "…" else _line(line, any_numbers) for line in lines]
     return re.fullmatch("".join(parts), printed.rstrip() + "\n") is not None
 
 
-def _line(line: str) -> str:
-    return ".*?".join(map(re.escape, line.rstrip().split("…"))) + r"[ \t]*\n"
+def _line(line: str, any_numbers: bool) -> str:
+    pattern = ".*?".join(map(re.escape, line.rstrip().split("…"))) + r"[ \t]*\n"
+    return _NUMBER.sub(lambda _: r" *-?\d+(?:\.\d+)?", pattern) if any_numbers else pattern
 
 
 def is_excerpt(text: str, source: str) -> bool:

@@ -61,6 +61,20 @@ def test_three_dots_stand_for_what_differs(expected: str, printed: str, is_so: b
     assert fits(expected, printed) is is_so
 
 
+def test_other_numbers_may_stand_where_a_page_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("```sh\nx\n```\n\n<!-- other numbers elsewhere -->\n```text\n a  93% (0.5) in 2 s\n```\n")
+    (block,) = read_page(path).blocks
+    assert block.any_numbers
+    assert block.expected is not None
+    for printed, is_so in (
+        (" a   7% (12) in 10.5 s", True),
+        (" a   x% (12) in 10.5 s", False),
+        (" a 7% (12) s", False),
+    ):
+        assert fits(block.expected, printed, any_numbers=True) is is_so
+
+
 def test_an_excerpt_stands_in_the_source_paragraph_by_paragraph() -> None:
     source = "def f():\n    a = 1\n    b = 2\n\n    return a\n"
     assert is_excerpt("a = 1\nb = 2\n\nreturn a\n", source)
