@@ -38,7 +38,9 @@ def test_a_limit_beyond_the_gpu_is_the_whole_of_it(cuda: list[tuple[float, int]]
 
 
 def test_torch_is_not_imported_for_it() -> None:
-    code = "import sys; from toolkit.gpu import limit_gpu_memory as f; assert not f(1); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from toolkit.gpu import limit_gpu_memory as f; assert not f(1); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
 
 

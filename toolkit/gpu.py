@@ -1,4 +1,4 @@
-"""`resources.gpu_memory` as a limit: torch is told to refuse what is more. What does not allocate through torch is not limited."""
+"""`resources.gpu_memory` as a limit: torch refuses to allocate more. What does not allocate through torch is not limited."""
 
 from __future__ import annotations
 
