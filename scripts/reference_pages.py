@@ -1,4 +1,5 @@
-"""The pages of docs/reference that say what the code says: made of the CLI, the graph file's schema and the tensor's .proto."""
+"""The pages of docs/reference that say what the code says: made of the CLI, the graph file's schema, the tensor's .proto and
+the table of metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from toolkit.cli import app
+from toolkit.metrics import METRICS
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "docs" / "reference"
@@ -49,7 +51,12 @@ def stale_pages() -> dict[Path, str]:
 
 def render_pages() -> Mapping[str, str]:
     """Name of the file → its text."""
-    return {"cli.md": render_cli(), "graph-file.md": render_graph_file(), "tensor.md": render_tensor()}
+    return {
+        "cli.md": render_cli(),
+        "graph-file.md": render_graph_file(),
+        "metrics.md": render_metrics(),
+        "tensor.md": render_tensor(),
+    }
 
 
 def render_cli() -> str:
@@ -75,6 +82,21 @@ def render_tensor() -> str:
         "other. [Proto and tensors](../proto.md) says what Python makes of it.\n\n"
     )
     return NOTE + lead + "<!-- not run: it is part of the toolkit -->\n" + _block("proto", TENSOR.read_text("utf-8"))
+
+
+def render_metrics() -> str:
+    lead = (
+        "# Metrics\n\nAll have the label `deployment`, and at the endpoint of `toolkit up` those that a replica measures have "
+        "`replica` too, its name as `toolkit ps` shows it. `grpc_method` is `package.Service/Method`, `grpc_status` the name of "
+        "a code, `handle` and `grpc_target` a handle and the deployment that it reaches. A histogram ends in `_bucket`, `_sum` "
+        "and `_count`; durations are in seconds. [Metrics](../metrics.md) says how they are read.\n\n"
+        "| name | type | labels | |\n|---|---|---|---|\n"
+    )
+    rows = (
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} | {_text(each.what)} |\n"
+        for each in METRICS.values()
+    )
+    return NOTE + lead + "".join(rows)
 
 
 def render_graph_file() -> str:

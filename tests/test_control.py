@@ -51,6 +51,17 @@ def test_each_event_is_one_line_of_json(pair: tuple[socket.socket, Control]) -> 
     ]
 
 
+def test_of_more_samples_than_fit_into_a_line_the_first_are_told(pair: tuple[socket.socket, Control]) -> None:
+    launcher, control = pair
+    samples = [["toolkit_server_queued", [str(number) * 100], number] for number in range(5000)]
+    sending = threading.Thread(target=control.measured, args=[samples])
+    sending.start()
+    ((event),) = events(launcher, 1)
+    sending.join()
+    assert 100 < len(event["samples"]) < len(samples)
+    assert event["samples"] == samples[: len(event["samples"])]
+
+
 def test_without_a_launcher_nothing_happens() -> None:
     control = Control(None)
     control.ready(())

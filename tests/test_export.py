@@ -145,6 +145,14 @@ def test_a_replica_in_a_container_reads_its_own_specification(tmp_path: Path) ->
     assert (front.outgoing["away"].tls, front.outgoing["away"].foreign) == (True, True)
 
 
+def test_each_container_serves_its_metrics_where_the_graph_file_says_so(tmp_path: Path) -> None:
+    found = plan(tmp_path, GRAPH + "metrics: {port: 9000}\n")
+    assert {each.spec.metrics for each in found.containers} == {"0.0.0.0:9000"}
+    assert {each.spec.metrics for each in plan(tmp_path).containers} == {""}
+    with pytest.raises(GraphError, match=r"metrics.port: the calls of every container come in at 50051"):
+        plan(tmp_path, GRAPH + "metrics: {port: 50051}\n")
+
+
 def test_only_the_entry_is_published_and_on_the_loopback_by_default(tmp_path: Path) -> None:
     found = compose(tmp_path, ("front.host=", "front.port=", "front.insecure="))["services"]
     assert {name: each.get("ports") for name, each in found.items() if "ports" in each} == {

@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.errors import GraphError
 from toolkit.launcher.edges import Description, find_cycles, find_edges, find_problems, find_tiers
-from toolkit.launcher.manifest import Batching, Graph, Replicas, load_graph, parse_duration, parse_size
+from toolkit.launcher.manifest import Batching, Graph, Metrics, Replicas, load_graph, parse_duration, parse_size
 from toolkit.launcher.specify import specify
 from toolkit.launcher.trust import plan_trust
 
@@ -88,6 +88,12 @@ def test_a_replica_is_told_what_the_file_says_of_its_batches(tmp_path: Path) -> 
     trust = plan_trust(graph, {})["a"]
     spec = specify(graph, "a", listen=("127.0.0.1:1",), addresses={}, trust=trust)
     assert spec.batching == {"score": {"max_size": 16, "max_delay": 0.002}, "embed": {}}
+
+
+@pytest.mark.parametrize(("said", "port"), [("{}", 9464), ("{port: 9000}", 9000)])
+def test_metrics_are_read_at_a_port(tmp_path: Path, said: str, port: int) -> None:
+    graph = load(tmp_path, one('{class: "m:C"}') + f"metrics: {said}\n")
+    assert graph.metrics == Metrics(port=port)
 
 
 def test_an_entry_without_a_port_gets_the_usual_one(tmp_path: Path) -> None:

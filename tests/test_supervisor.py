@@ -27,6 +27,7 @@ from toolkit.launcher.events import (
     Failed,
     Load,
     Loaded,
+    Measured,
     Noted,
     OutOfMemory,
     Output,
@@ -39,6 +40,7 @@ from toolkit.launcher.events import (
 from toolkit.launcher.fleet import Addresses, Launch
 from toolkit.launcher.manifest import Deployment, Graph, Replicas, Traffic
 from toolkit.launcher.output import Row
+from toolkit.metrics import Sample
 from toolkit.launcher.supervisor import Limits, Supervisor
 from toolkit.spec import ReplicaSpec
 
@@ -800,6 +802,16 @@ def test_a_replica_that_breaks_the_protocol_fails() -> None:
     assert told.view.complaints == ["leaf: broke the protocol of its control socket: readied while starting"]
 
 
+def test_what_replicas_have_measured_is_told_under_their_names() -> None:
+    samples: tuple[Sample, ...] = (("toolkit_server_inflight", ("leaf",), 3),)
+    told = replay(*UP, Measured("leaf", samples), Asked(1, {"do": "metrics"}), INT)
+    ((client, answer),) = told.answers
+    said = dict(answer["said"])
+    assert (client, said["leaf"]) == (1, samples)
+    assert ("toolkit_replicas", ("leaf", "ready"), 1) in said[""]
+    assert ("toolkit_replica_starts_total", ("leaf",), 1) in said[""]
+
+
 def test_what_replicas_print_reaches_the_view() -> None:
     told = replay(*UP, Output("leaf", "hello"), INT)
     assert told.view.lines == [("leaf", "hello")]
@@ -812,6 +824,7 @@ def test_events_are_read_from_lines() -> None:
         b'"companions":[{"contract":"t.v1.U","handles":{}}]}\n'
         b'{"event":"progress","phase":"p","done":3,"total":null}\n{"event":"waiting","for":["x"]}\n'
         b'{"event":"ready","addresses":["unix:/x"]}\n{"event":"load","running":1,"queued":2,"wait":0.5}\n'
+        b'{"event":"measured","samples":[["toolkit_server_queued",["a"],2]]}\n'
         b'{"event":"loaded","files":["/a.py"]}\n{"event":"failed","message":"m"}\n{"event":"draining"}\n'
     )
     found = [event for start in range(0, len(text), 7) for event in reader.feed(text[start : start + 7])]
@@ -821,6 +834,7 @@ def test_events_are_read_from_lines() -> None:
         Waiting("a", ("x",)),
         Ready("a", ("unix:/x",)),
         Load("a", 1, 2, 0.5),
+        Measured("a", (("toolkit_server_queued", ("a",), 2),)),
         Loaded("a", ("/a.py",)),
         Failed("a", "m"),
         Draining("a"),
@@ -847,6 +861,7 @@ def test_events_are_read_from_lines() -> None:
         b'{"event":"described","contract":"c","handles":{},"companions":[{"contract":1,"handles":{}}]}',
         b'{"event":"progress","phase":"p","done":"3"}',
         b'{"event":"progress","phase":"p","done":true}',
+        b'{"event":"measured","samples":[["toolkit_server_queued",["a"],"2"]]}',
         b'{"event":"failed"}',
         b"[" * 60_000,
     ],

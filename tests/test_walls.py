@@ -167,8 +167,9 @@ def test_policies_decide_and_do_nothing() -> None:
 
 
 def test_the_launcher_names_nothing_of_the_serving_tower() -> None:
-    """All that it shares with a replica is `ReplicaSpec`, and how the files that it names are tried."""
-    allowed = {"toolkit.errors", "toolkit.spec", "toolkit.credentials", "toolkit.handshake"}
+    """All that it shares with a replica is `ReplicaSpec`, how the files that it names are tried, and how metrics are told."""
+    shared = ("errors", "spec", "credentials", "handshake", "metrics", "scrape")
+    allowed = {f"toolkit.{name}" for name in shared}
     wrong = [
         f"{module.line} imports {name}"
         for module in toolkit_modules().values()

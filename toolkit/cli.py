@@ -22,7 +22,7 @@ from toolkit.errors import (
     ServiceError,
     ToolkitError,
 )
-from toolkit.spec import Outgoing, ReplicaSpec
+from toolkit.spec import Outgoing, ReplicaSpec, check_port
 
 EXIT_CODES: dict[type[Exception], int] = {
     GraphError: 2,
@@ -129,6 +129,7 @@ Examples:
   toolkit up graph.yaml --dry-run --fake-gpus 2x24GiB
   toolkit up graph.yaml -d --wait
   toolkit up graph.yaml --watch
+  toolkit up graph.yaml --metrics 127.0.0.1:9464
   toolkit up graph.yaml classifier     this one, and what it calls
   NO_COLOR=1 toolkit up graph.yaml 2> up.log
 """
@@ -167,6 +168,14 @@ def up(
     hang_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="A replica whose event loop stands still for so long is replaced.")
     ] = "10s",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve http://HOST:PORT/metrics of the whole graph, for Prometheus.",
+            show_default=False,
+        ),
+    ] = None,
     one_process: Annotated[
         bool,
         typer.Option(
@@ -212,11 +221,20 @@ def up(
     machine = find_machine(os.environ, _fake_gpus(fake_gpus) if fake_gpus else None)
     if dry_run:
         return show_plan(graph, machine, stream=sys.stdout, environ=os.environ)
+    where = _metrics_address(graph.metrics, metrics)
     if one_process:
         from toolkit.launcher.one_process import up_in_one_process
 
-        drain = limits.drain_timeout
-        raise typer.Exit(up_in_one_process(graph, machine, drain_timeout=drain, stream=sys.stderr, environ=os.environ))
+        raise typer.Exit(
+            up_in_one_process(
+                graph,
+                machine,
+                drain_timeout=limits.drain_timeout,
+                stream=sys.stderr,
+                environ=os.environ,
+                metrics=where,
+            )
+        )
     if detach:
         raise typer.Exit(_detach(file, wait=wait, as_json=as_json))
     style: Style = "json" if as_json else "quiet" if quiet else "full"
@@ -226,7 +244,9 @@ def up(
         from toolkit.launcher.watch import watched
 
         follow = watched
-    raise typer.Exit(run_up(graph, machine, limits, stream=stream, environ=os.environ, style=style, watch=follow))
+    raise typer.Exit(
+        run_up(graph, machine, limits, stream=stream, environ=os.environ, style=style, watch=follow, metrics=where)
+    )
 
 
 def _detach(file: Path, *, wait: bool, as_json: bool) -> int:
@@ -762,6 +782,17 @@ def _duration(option: str, text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option} {error}") from None
+
+
+def _metrics_address(said: Any, option: str | None) -> str:
+    """What the option says, else the graph file's port on this machine; empty: none."""
+    if option is None:
+        return f"127.0.0.1:{said.port}" if said else ""
+    try:
+        check_port(option)
+    except ValueError as error:
+        raise typer.BadParameter(f"--metrics {error}") from None
+    return option
 
 
 def _fake_gpus(text: str) -> Any:

@@ -8,9 +8,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger("toolkit")
+LONGEST: Final = 240 * 1024
+"""Bytes of what a launcher hears in one line, somewhat less than it takes."""
 Addresses = Mapping[str, tuple[str, ...]]
 """Deployment → where its replicas listen now."""
 
@@ -49,6 +51,9 @@ class Control:
         self._send({"event": "load", "running": running, "queued": queued, "wait": wait})
 
     def measured(self, samples: Sequence[Any]) -> None:
+        """As many as fit into one line; who has more of them has thousands of methods."""
+        while len(json.dumps(samples)) > LONGEST:
+            samples = samples[: len(samples) // 2]
         self._send({"event": "measured", "samples": samples})
 
     def loaded(self, files: Iterable[str]) -> None:

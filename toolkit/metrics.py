@@ -27,7 +27,7 @@ class Metric:
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
-    """After `deployment`, which all have. `toolkit up` adds `replica`, the name that `toolkit ps` shows."""
+    """After `deployment`, which all have. `toolkit up` adds `replica`, as `toolkit ps` names it, to what a replica says."""
     what: str
     bounds: tuple[float, ...] = ()
     """Upper ends of a histogram's buckets."""
@@ -100,6 +100,13 @@ METRICS: Final = {
             (*_OF_HANDLE, "state"),
             "The replicas of a deployment, as this caller sees them.",
         ),
+        Metric("toolkit_replicas", "gauge", ("state",), "Replicas by their state, as toolkit ps shows it."),
+        Metric(
+            "toolkit_replica_starts_total",
+            "counter",
+            (),
+            "Replicas that were started: at first, to mend, replace and scale.",
+        ),
     )
 }
 """All that there is, by name."""
@@ -160,7 +167,7 @@ def render(said: Iterable[tuple[Mapping[str, str], Iterable[Sample]]]) -> str:
     for common, samples in said:
         for name, values, value in samples:
             metric = METRICS[name]
-            labels = {**dict(zip(("deployment", *metric.labels), values, strict=True)), **common}
+            labels = {"deployment": values[0], **common, **dict(zip(metric.labels, values[1:], strict=True))}
             lines.setdefault(name, []).extend(_lines(metric, labels, value))
     found = []
     for metric in METRICS.values():

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 BIN: Final = Path(sys.executable).parent
 LIMIT: Final = 110.0
 """Seconds that one block may take."""
-PORTS: Final = ("50051", "50052")
+PORTS: Final = ("50051", "50052", "9464")
 """What the pages say; on the test's machine somebody else may listen there, so that these become free ones: in what is
 typed, in the files that are written, and between two blocks in the graph files that `toolkit new` makes."""
 PAGES: Final = [page for page in map(read_page, sorted(DOCS.rglob("*.md"))) if page.runs]

@@ -134,6 +134,7 @@ def _container(
     spec = replace(
         specify(graph, name, listen=(f"0.0.0.0:{PORT}",), addresses=addresses, trust=mounted),
         device="cpu" if gpu is None else "cuda:0",
+        metrics=f"0.0.0.0:{graph.metrics.port}" if graph.metrics else "",
         insecure=True,  # the engine's own network is private, and says who may come in
     )
     port = graph.port(name)
@@ -224,6 +225,8 @@ class _Secrets:
 
 
 def _find_problems(graph: Graph) -> Iterator[str]:
+    if graph.metrics is not None and graph.metrics.port == PORT:
+        yield f"{graph.where('metrics', 'port')}: the calls of every container come in at {PORT}; choose another port"
     hosts: dict[str, str] = {}
     for name, said in graph.services.items():
         taken = hosts.setdefault(host_name(name), name)

@@ -1,6 +1,7 @@
 """Where a running graph takes requests: a Unix socket in its private folder, one JSON line in and one out.
 
     {"do": "ps"}  {"do": "wait"}  {"do": "restart", "services": ["gpt2"]}  {"do": "scale", "counts": {"gpt2": 3}}  {"do": "down"}
+    {"do": "metrics"}
 
 The answer has a `code`, which becomes the exit code of who asked, and an `error` where that is not 0. It may take long: until
 what was asked for is done.

@@ -1,4 +1,4 @@
-"""What can happen to the supervisor. A replica says the first eight itself, as JSON lines on its control socket:
+"""What can happen to the supervisor. A replica says the first nine itself, as JSON lines on its control socket:
 
     {"event": "described", "contract": "services.scoring.v1.Scoring", "handles": {"gpt2": "services.text.v1.Text"},
      "batched": {"score": "Score"}, "companions": []}                            these are described alike, in their order
@@ -6,6 +6,7 @@
     {"event": "waiting", "for": ["gpt2"]}                                        loaded; its handles do not answer yet
     {"event": "ready", "addresses": ["127.0.0.1:50051", "unix:/…/graph.0.sock"]}
     {"event": "load", "running": 3, "queued": 0, "wait": 0.0}                    every second, once it is ready
+    {"event": "measured", "samples": [["toolkit_server_queued", ["gpt2"], 3]]}   where it is asked to: toolkit/metrics.py
     {"event": "loaded", "files": ["/…/service.py"]}                              where it is asked to report them
     {"event": "failed", "message": "one sentence with the cure"}                 then it exits
     {"event": "draining"}
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from toolkit.launcher.sizes import show_size
+from toolkit.metrics import Sample, read_samples
 
 MAX_LINE_BYTES = 256 * 1024
 
@@ -67,6 +69,14 @@ class Load:
     queued: int | float
     wait: int | float
     """Seconds that a new call would wait for its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What it has measured since its start."""
+
+    replica: str
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,7 @@ class Noted:
     complaint: str
 
 
-Said = Described | Progress | Waiting | Ready | Load | Loaded | Failed | Draining
+Said = Described | Progress | Waiting | Ready | Load | Measured | Loaded | Failed | Draining
 """What a replica tells of itself."""
 Event = Said | OutOfMemory | Exited | Output | Signalled | Asked | Changed | Noted
 
@@ -186,6 +196,8 @@ def parse_event(replica: str, line: bytes) -> Said:
             return Ready(replica, _texts(_get(said, "addresses", list)))
         case "load":
             return Load(replica, *(_number(said.get(key)) or 0 for key in ("running", "queued", "wait")))
+        case "measured":
+            return Measured(replica, read_samples(said.get("samples")))
         case "loaded":
             return Loaded(replica, _texts(_get(said, "files", list)))
         case "failed":

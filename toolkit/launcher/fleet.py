@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from toolkit.launcher.lifecycle import State
 from toolkit.launcher.manifest import Unit
 from toolkit.launcher.output import Row
 from toolkit.launcher.restarts import Restarts
+from toolkit.metrics import Sample
 from toolkit.spec import ReplicaSpec
 
 
@@ -65,6 +66,8 @@ class Replica:
     heard_at: float = 0.0
     """When its event loop was last known to turn."""
     load: Load | None = None
+    samples: Sequence[Sample] = ()
+    """What it has measured, where that is asked for."""
     has_served: bool = False
     """It was ready when it was asked to stop: calls may have been lost if it had to be killed."""
     kill_at: float | None = None

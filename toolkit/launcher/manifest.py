@@ -31,6 +31,8 @@ from toolkit.spec import check_target
 
 ENTRY_PORT = 50051
 """Where the entry listens when it says no port."""
+METRICS_PORT = 9464
+"""The field's own for applications that Prometheus reads."""
 MAX_REPLICAS = 256
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -130,6 +132,7 @@ _MessageLimits = Annotated[
 ]
 
 _strict = with_config(ConfigDict(strict=True, extra="forbid"))
+_Port = Annotated[int, Field(ge=1, le=65535)]
 _Count = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
 
 
@@ -282,7 +285,7 @@ class Deployment:
     """Batched method → its limits, where they are not those of its decorator."""
     bind: Mapping[_Handle, _Name] = field(default_factory=dict)
     """Handle → deployment, where the two names differ."""
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    port: _Port | None = None
     """TCP port, beside the socket that the other replicas use."""
     host: Host | None = None
     """Where the port is open. None: on 127.0.0.1, for this machine only."""
@@ -336,6 +339,16 @@ _Entry = Annotated[Annotated[Deployment, Tag("class")] | Annotated[Remote, Tag("
 
 @_strict
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Metrics:
+    """Where Prometheus reads what was measured: `http://…:PORT/metrics`."""
+
+    port: _Port = METRICS_PORT
+    """`toolkit up`: of the whole graph, on 127.0.0.1, unless `--metrics HOST:PORT` says otherwise. `toolkit export`: of each
+    container, within the engine's own network."""
+
+
+@_strict
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFile:
     """What runs, on what, how many."""
 
@@ -357,6 +370,8 @@ class GraphFile:
     """Encryption, for all; in a deployment for what differs there."""
     auth: Auth | None = None
     """The token that callers send, for all."""
+    metrics: Metrics | None = None
+    """Where Prometheus reads what was measured. None: nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -397,6 +412,8 @@ class Graph:
     """What it is for, in the words of the file."""
     images: Mapping[str, Image] = field(default_factory=dict)
     """Those that the file describes."""
+    metrics: Metrics | None = None
+    """Where they are read."""
     places: Mapping[Key, Place] = field(default_factory=dict, repr=False)
 
     @property
@@ -468,6 +485,7 @@ def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
         remotes={name: each for name, each in file.services.items() if isinstance(each, Remote)},
         forward=file.forward,
         images=file.images,
+        metrics=file.metrics,
         places=document.places,
     )
 

@@ -39,13 +39,14 @@ def up_in_one_process(
     drain_timeout: float,
     stream: TextIO,
     environ: Mapping[str, str],
+    metrics: str = "",
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
     planned, env = plan_process(graph, machine, drain_timeout=drain_timeout)
     ours, theirs = socket.socketpair()
     with ours, theirs, _forwarded_signals() as signals:
-        spec = replace(planned, control_fd=theirs.fileno())
+        spec = replace(planned, control_fd=theirs.fileno(), metrics=metrics)
         inherited = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
         process = subprocess.Popen(
             command,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from toolkit.errors import PlacementError
 from toolkit.launcher.events import Asked
 from toolkit.launcher.fleet import Group, Replica
 from toolkit.launcher.hints import near
+from toolkit.launcher.lifecycle import State
 from toolkit.launcher.manifest import MAX_REPLICAS, Graph
+from toolkit.metrics import Sample
 
 Answer = Mapping[str, Any]
 Answerer = Callable[[int, Answer], None]
 FAILED, WRONG, NO_ROOM = 1, 2, 3
+BACKOFF, LOST = "backoff", State.FAILED.value
+"""Of places whose replica is gone: it comes back, or not."""
+STATES = (*(state.value for state in State), BACKOFF)
 
 
 class Ruler(Protocol):
@@ -63,6 +69,8 @@ class Requests:
         match request:
             case {"do": "ps"}:
                 return {"code": 0, "name": self._ruler.graph.name, "replicas": describe(self._ruler)}
+            case {"do": "metrics"}:
+                return {"code": 0, "said": measure(self._ruler)}
             case {"do": "wait"}:
                 return lambda: {"code": 0} if self._ruler.is_serving else None
             case {"do": "down"}:
@@ -126,9 +134,21 @@ def describe(ruler: Ruler) -> list[dict[str, Any]]:
     for group in ruler.groups.values():
         found += [_row(ruler, group, replica) for replica in sorted(group.running, key=lambda each: each.index)]
         for index in sorted({*group.due, *group.lost}):
-            state = "backoff" if index in group.due else "failed"
+            state = BACKOFF if index in group.due else LOST
             found.append({"name": f"{group.name}.{index}", "deployments": list(group.unit.members), "state": state})
     return found
+
+
+def measure(ruler: Ruler) -> list[tuple[str, Sequence[Sample]]]:
+    """What replicas have measured, by their names, and, without a name, what is known here."""
+    states = Counter((name, row["state"]) for row in describe(ruler) for name in row["deployments"])
+    ours: list[Sample] = []
+    for group in ruler.groups.values():
+        for name in group.unit.members:
+            ours += [("toolkit_replicas", (name, state), states[name, state]) for state in STATES]
+            ours.append(("toolkit_replica_starts_total", (name,), sum(group.numbers.values())))
+    running = [replica for group in ruler.groups.values() for replica in group.running]
+    return [("", ours), *((replica.name, replica.samples) for replica in running)]
 
 
 def _row(ruler: Ruler, group: Group, replica: Replica) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from toolkit.launcher.events import (
     Failed,
     Load,
     Loaded,
+    Measured,
     Noted,
     OutOfMemory,
     Output,
@@ -219,6 +220,8 @@ class Supervisor:
                     self._ready(replica, addresses)
                 case Load():
                     replica.load = event
+                case Measured(_, samples):
+                    replica.samples = samples
                 case Loaded(_, files):
                     self.groups[replica.unit].files = frozenset(files)
                 case Failed(_, message):

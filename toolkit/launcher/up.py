@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
 
+from toolkit.errors import ConflictError, NotRunningError, StartError
 from toolkit.launcher.addresses import (
     choose_address,
     choose_addresses,
@@ -17,7 +18,7 @@ from toolkit.launcher.addresses import (
     pick_port_where_needed,
     runtime_folder,
 )
-from toolkit.launcher.desk import Desk
+from toolkit.launcher.desk import Desk, ask
 from toolkit.launcher.devices import Machine
 from toolkit.launcher.edges import find_edges
 from toolkit.launcher.fleet import Addresses, Launch
@@ -37,6 +38,8 @@ from toolkit.launcher.specify import specify
 from toolkit.launcher.state import Run, announce, claimed
 from toolkit.launcher.supervisor import SERVICE_FAILED, Limits, Supervisor
 from toolkit.launcher.trust import Trust, needs_edges, plan_trust
+from toolkit.metrics import read_samples, render
+from toolkit.scrape import served
 from toolkit.spec import ReplicaSpec
 
 Style = Literal["full", "quiet", "json"]
@@ -58,12 +61,14 @@ def up(
     environ: Mapping[str, str],
     style: Style = "full",
     watch: Watch | None = None,
+    metrics: str = "",
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code.
 
     Before anything starts it raises GraphError, PlacementError, RunningError where it is up already, and ConflictError where
-    a port or a folder is somebody else's. With `watch`, replicas are replaced when their files change.
+    a port or a folder is somebody else's. With `watch`, replicas are replaced when their files change. `metrics`: `HOST:PORT`
+    where those of all replicas are served for Prometheus; empty: nowhere.
     """
     placed = place(graph, machine)
     trust = plan_trust(graph, find_edges(graph, check_edges(graph)) if needs_edges(graph) else {})
@@ -76,7 +81,16 @@ def up(
         closing(LimitedFile(state)) as log,
     ):
         desk = Desk(folder / "control.sock", processes)
-        starts = Starts(graph, machine, placed, folder, limits, trust, reports_files=watch is not None)
+        starts = Starts(
+            graph,
+            machine,
+            placed,
+            folder,
+            limits,
+            trust,
+            reports_files=watch is not None,
+            reports_metrics=bool(metrics),
+        )
         shared = {unit.name: tuple(unit.members) for unit in graph.units.values() if len(unit.members) > 1}
         wholes = [each.whole for each in fuse_all(graph, placed)]
         shown = _make_view(wholes, shared, stream, environ, style)
@@ -97,12 +111,37 @@ def up(
         announce(state, Run(pid=os.getpid(), name=graph.name, path=str(graph.path.resolve()), socket=desk.path))
         code = SERVICE_FAILED
         try:
-            with watch(project_folder(graph.path), processes, environ) if watch else nullcontext():
+            with (
+                watch(project_folder(graph.path), processes, environ) if watch else nullcontext(),
+                _served_metrics(metrics, desk.path, view),
+            ):
                 code = supervisor.run()
         finally:
             view.settle()
             desk.close(code)
         return code
+
+
+@contextmanager
+def _served_metrics(address: str, desk: str, view: View) -> Iterator[None]:
+    """Who reads them is one more client of the desk."""
+    with ExitStack() as stack:
+        if address:
+            try:
+                where = stack.enter_context(served(address, lambda: _read_metrics(desk)))
+            except StartError as error:
+                raise ConflictError(f"metrics: {error}") from None
+            view.say(f"metrics on http://{where}/metrics")
+        yield
+
+
+def _read_metrics(desk: str) -> str:
+    """Nothing where the graph goes down this moment."""
+    try:
+        said = ask(desk, {"do": "metrics"}).get("said", ())
+    except NotRunningError:
+        said = ()
+    return render(({"replica": name} if name else {}, read_samples(samples)) for name, samples in said)
 
 
 def show_plan(graph: Graph, machine: Machine, *, stream: TextIO, environ: Mapping[str, str]) -> None:
@@ -140,8 +179,10 @@ class Starts:
         trust: Mapping[str, Trust],
         *,
         reports_files: bool = False,
+        reports_metrics: bool = False,
     ) -> None:
         self._reports_files = reports_files
+        self._reports_metrics = reports_metrics
         self._graph = graph
         self._machine = machine
         self._placed = {(each.deployment, each.index): each for each in placed}
@@ -204,6 +245,7 @@ class Starts:
             joins=joins,
             shares_ports=True,
             reports_files=self._reports_files,
+            reports_metrics=self._reports_metrics,
         )
 
 
