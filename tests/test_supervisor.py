@@ -40,8 +40,8 @@ from toolkit.launcher.events import (
 from toolkit.launcher.fleet import Addresses, Launch
 from toolkit.launcher.manifest import Deployment, Graph, Replicas, Traffic
 from toolkit.launcher.output import Row
-from toolkit.metrics import Sample
 from toolkit.launcher.supervisor import Limits, Supervisor
+from toolkit.metrics import Sample
 from toolkit.spec import ReplicaSpec
 
 INT, TERM, HUP = Signalled(signal.SIGINT), Signalled(signal.SIGTERM), Signalled(signal.SIGHUP)

@@ -134,6 +134,20 @@ def test_a_replica_that_takes_another_s_place_is_counted_by_itself(project: Proj
         assert running.wait_exit() == 0
 
 
+def test_deployments_that_share_a_process_are_told_apart(project: Project) -> None:
+    port = pick_free_port()
+    shared = SERVICES.replace('", port', '", process: pair, port').replace('"}', '", process: pair}')
+    with up(project.write(shared), "--metrics", f"127.0.0.1:{port}") as running:
+        running.wait_ready()
+        asyncio.run(call(project.port))
+        started = "grpc_server_call_started_total"
+        found = read_until(port, lambda figures: figures[started].get(("leaf", f"{ECHO}/Ping", "pair")) == CALLS)
+        assert found[started]["entry", f"{ECHO}/Ping", "pair"] == CALLS
+        assert found["toolkit_replicas"]["leaf", "ready"] == found["toolkit_replicas"]["entry", "ready"] == 1
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+
+
 def test_all_deployments_of_one_process_are_read_of_it(project: Project) -> None:
     port = pick_free_port()
     with up(project.write(SERVICES), "--one-process", "--metrics", f"127.0.0.1:{port}") as running:
