@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.pages import fits, is_excerpt, read_page
+from scripts.benchmark.__main__ import CASES
+from tests.pages import DOCS, ROOT, fits, is_excerpt, read_page
+
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 
 PAGE = """\
 # Title
@@ -81,3 +85,15 @@ def test_an_excerpt_stands_in_the_source_paragraph_by_paragraph() -> None:
     assert is_excerpt("a = 1\n\n...\n\nreturn a\n", source)
     assert not is_excerpt("a = 1\nb = 3\n", source)
     assert not is_excerpt("a = 1\nreturn a\n", source)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_of_the_repository_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"scripts/bench ([a-z][\w-]+)", text)) <= set(CASES)
+    if page.parent == ROOT or read_page(page).in_repository:
+        said = re.sub(r"```\w+ title=.*?```", "", text, flags=re.DOTALL)
+        named = re.findall(r"(?<![\w./-])(?:scripts|services|tests|docs|toolkit|protos)/[\w./-]*\w", said)
+        places = (ROOT, ROOT / "protos")
+        gone = [name for name in named if not any((place / name).exists() for place in places)]
+        assert [name for name in gone if "NAME" not in name] == []
