@@ -97,3 +97,13 @@ def test_what_a_page_names_of_the_repository_is_there(page: Path) -> None:
         places = (ROOT, ROOT / "protos")
         gone = [name for name in named if not any((place / name).exists() for place in places)]
         assert [name for name in gone if "NAME" not in name] == []
+
+
+def test_what_the_readme_says_of_others_was_measured() -> None:
+    rows = re.findall(
+        r"^\| (?:a small|small|a tensor) .*", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    said = {number for row in rows for cell in row.split("|")[2:] for number in re.findall(r"\d[\d.]*", cell)}
+    measured = re.findall(r"(?<= )\d[\d.]*(?= )", (DOCS / "benchmarks.md").read_text(encoding="utf-8"))
+    assert len(said) == 14
+    assert said <= set(measured)
