@@ -447,3 +447,17 @@ def test_a_replica_runs_without_what_only_the_command_line_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_deployments_that_share_a_process_are_refused_with_the_cure(tmp_path: Path) -> None:
+    shared = (
+        "other.process=both",
+        "my_model.process=both",
+        "other.replicas=2",
+        "other.strategy=rolling",
+        "other.resources=~",
+    )
+    with pytest.raises(GraphError) as caught:
+        plan(tmp_path, assign=(*shared, "my_model.resources=~"))
+    expected = "services.my_model.process: a container runs one deployment, and both (my_model, other) are several"
+    assert expected in str(caught.value)

@@ -73,6 +73,36 @@ async def test_a_neighbour_that_serves_something_else_is_refused() -> None:
         Here({"other": ScoringBase}).pool("other", "echo", EchoClient, HandleOptions())
 
 
+async def test_the_load_of_a_process_is_that_of_all_who_answer() -> None:
+    here = Here({"one": Echo, "two": Echo})
+    assert here.load == (0, 0, 0.0)
+    services = {name: Echo() for name in ("one", "two")}
+    for name, service in services.items():
+        service.go_on.clear()
+        here.open(name, Dispatcher(service, timeout=5, admission=AdmissionOptions(max_concurrency=1, max_queue=4)))
+    pools = [here.pool(name, name, EchoClient, HandleOptions()) for name in ("one", "two")]
+    await asyncio.gather(*(pool.wait_ready() for pool in pools))
+    calls = [asyncio.create_task(EchoClient(pool, "echo").say(Note(), timeout=5)) for pool in (*pools, pools[0])]
+    await asyncio.gather(*(service.began.wait() for service in services.values()))
+    assert here.load[:2] == (2, 1)
+    for service in services.values():
+        service.go_on.set()
+    await asyncio.gather(*calls)
+    assert here.load[:2] == (0, 0)
+    await asyncio.gather(*(pool.close() for pool in pools))
+
+
+def test_a_drain_of_several_has_one_limit() -> None:
+    now = 5.0
+    here = Here(clock=lambda: now)
+    assert here.time_left(30.0) == 30.0
+    here.begin_drain()
+    now = 15.0
+    assert here.time_left(30.0) == 20.0
+    now = 50.0
+    assert here.time_left(30.0) == 0.0
+
+
 def test_callers_come_first() -> None:
     calls = {"leaf": (), "top": ("middle", "leaf"), "middle": ("leaf",)}
     assert callers_first(calls) == [["top"], ["middle"], ["leaf"]]

@@ -24,7 +24,10 @@ SCHEME = "local:"
 class Here:
     """Who is in this process, and who of them answers already."""
 
-    def __init__(self, services: Mapping[str, type[Service]] | None = None) -> None:
+    def __init__(
+        self, services: Mapping[str, type[Service]] | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._services = dict(services or {})
         self._answering = {name: _Answering(name) for name in self._services}
         self._drains_since: float | None = None
@@ -51,12 +54,12 @@ class Here:
 
     def begin_drain(self) -> None:
         """The process was told to stop."""
-        self._drains_since = time.monotonic()
+        self._drains_since = self._clock()
 
     def time_left(self, drain_timeout: float) -> float:
         """Of a drain's limit, which is the process's: those who drain after others have what these left."""
         since = self._drains_since
-        return drain_timeout if since is None else max(0.0, drain_timeout - (time.monotonic() - since))
+        return drain_timeout if since is None else max(0.0, drain_timeout - (self._clock() - since))
 
     def pool(self, deployment: str, handle: str, client: type[Client], options: HandleOptions) -> PoolTransport:
         """What carries a handle's calls, with all that holds for calls to another process. Raises StartError where the

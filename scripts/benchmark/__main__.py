@@ -10,11 +10,11 @@ import asyncio
 import json
 import sys
 
-from scripts.benchmark import batches, calls, codecs, generation, graphs, starts, streams, tensors
+from scripts.benchmark import batches, calls, codecs, generation, graphs, shared, starts, streams, tensors
 from scripts.benchmark.case import Case
 from scripts.benchmark.peers import compare
 
-_MODULES = (calls, codecs, streams, tensors, batches, generation, starts, graphs, compare)
+_MODULES = (calls, codecs, streams, tensors, batches, generation, starts, graphs, shared, compare)
 CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}
 USUAL = [name for name, case in CASES.items() if not case.only_named]
 ONLY_NAMED = """

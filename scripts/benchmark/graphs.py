@@ -60,14 +60,20 @@ class Up:
 
 @asynccontextmanager
 async def up_five() -> AsyncIterator[Up]:
+    services = "".join(f'  s{n}: {{class: "services.echo.service:Echo"}}\n' for n in range(4))
+    async with up_graph("five", "s4", f'{services}  s4: {{class: "services.echo.service:Echo", port: PORT}}\n') as up:
+        yield up
+
+
+@asynccontextmanager
+async def up_graph(name: str, entry: str, services: str) -> AsyncIterator[Up]:
+    """`PORT` stands for one that is free."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        services = "".join(f'  s{n}: {{class: "services.echo.service:Echo"}}\n' for n in range(4))
-        entry = f'  s4: {{class: "services.echo.service:Echo", port: {port}}}\n'
         graph = Path(folder) / "graph.yaml"
-        graph.write_text(f"name: five\nentry: s4\nservices:\n{services}{entry}")
+        graph.write_text(f"name: {name}\nentry: {entry}\nservices:\n{services.replace('PORT', str(port))}")
         environ = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'codegen'}", "XDG_STATE_HOME": folder}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "toolkit", "up", str(graph), env=environ, stderr=asyncio.subprocess.PIPE
