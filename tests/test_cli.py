@@ -111,6 +111,10 @@ def test_an_error_is_a_line_and_an_exit_code(
         (["up"], "Missing argument 'FILE'"),
         (["up", "graph.yaml", "--start-timeout", "5"], "--start-timeout must be a duration with its unit"),
         (["up", "graph.yaml", "--drain-timeout", "0s"], "--drain-timeout must be a duration with its unit"),
+        (
+            ["up", "graph.yaml", "-d", "--stop-with-input"],
+            "--stop-with-input: a graph that is left running has no input",
+        ),
         (["call", "Say", "{}"], "name what to call: either --graph FILE or --target HOST:PORT"),
         (["call", "Say", "{}", "--graph", "g", "--target", "t"], "name what to call: either"),
         (["call", "Say", "{}", "--target", "t", "--timeout", "x"], "--timeout must be a duration"),

@@ -1,19 +1,15 @@
-"""The router and the shield: a real gate, and stand-ins for the models behind it that tell what they were asked."""
+"""The router and the shield: a real gate, and fakes of the models behind it that tell what they were asked."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 import pytest
 
 from services.classification.service import ByMeaning
-from services.classification.v1.classification_toolkit import (
-    ClassificationBase,
-    ClassificationClient,
-    ClassifyReply,
-    ClassifyRequest,
-)
+from services.classification.v1.classification_toolkit import ClassificationClient
 from services.router.service import Router
 from services.router.v1.router_toolkit import Piece, RouterClient
 from services.router.v1.router_toolkit import Question as RouterQuestion
@@ -23,36 +19,18 @@ from services.text_generation.v1.text_generation_toolkit import (
     FinishReason,
     GenerateReply,
     GenerateRequest,
-    TextGenerationBase,
     TextGenerationClient,
     Token,
 )
-from toolkit.context import Context
 from toolkit.errors import Code, ServiceError
-from toolkit.testing import serve
+from toolkit.service import Service
+from toolkit.testing import Fake, fake, serve
+
+TOKENS: Final = (Token(text="An "), Token(text=""), Token(text="answer.", finish_reason=FinishReason.END_OF_TEXT))
 
 
-class Writer(TextGenerationBase):
-    def __init__(self) -> None:
-        self.asked: list[GenerateRequest] = []
-        self.is_broken = False
-
-    async def generate(self, request: GenerateRequest, context: Context) -> GenerateReply:
-        self.asked.append(request)
-        return GenerateReply(text="An answer.", tokens=2)
-
-    async def stream(self, request: GenerateRequest, context: Context) -> AsyncIterator[Token]:
-        self.asked.append(request)
-        yield Token(text="An ")
-        yield Token(text="")
-        if self.is_broken:
-            raise ServiceError(Code.RESOURCE_EXHAUSTED, "out of tokens")
-        yield Token(text="answer.", finish_reason=FinishReason.END_OF_TEXT)
-
-
-class Down(ClassificationBase):
-    async def classify(self, request: ClassifyRequest, context: Context) -> ClassifyReply:
-        raise ServiceError(Code.UNAVAILABLE, "gone")
+def writer_of(*tokens: Token | ServiceError) -> Fake:
+    return fake(TextGenerationClient, generate=GenerateReply(text="An answer.", tokens=2), stream=tokens or TOKENS)
 
 
 async def read(pieces: AsyncIterator[Piece], found: list[str]) -> None:
@@ -65,19 +43,13 @@ def gate() -> ByMeaning:
     return ByMeaning()
 
 
-async def router_of(stack: AsyncExitStack, gate: ByMeaning, storyteller: Writer, scholar: Writer) -> RouterClient:
-    router = Router()
-    router.classifier = await stack.enter_async_context(serve(gate, ClassificationClient))
-    router.storyteller = await stack.enter_async_context(serve(storyteller, TextGenerationClient))
-    router.scholar = await stack.enter_async_context(serve(scholar, TextGenerationClient))
-    return await stack.enter_async_context(serve(router, RouterClient))
+def router_of(gate: ByMeaning, storyteller: Fake, scholar: Fake) -> AbstractAsyncContextManager[RouterClient]:
+    handles = {"classifier": gate, "storyteller": storyteller, "scholar": scholar}
+    return serve(Router(), RouterClient, handles=handles)
 
 
-async def shield_of(stack: AsyncExitStack, gate: ClassificationBase, model: Writer) -> ShieldClient:
-    shield = Shield()
-    shield.gate = await stack.enter_async_context(serve(gate, ClassificationClient))
-    shield.model = await stack.enter_async_context(serve(model, TextGenerationClient))
-    return await stack.enter_async_context(serve(shield, ShieldClient))
+def shield_of(gate: Service, model: Fake) -> AbstractAsyncContextManager[ShieldClient]:
+    return serve(Shield(), ShieldClient, handles={"gate": gate, "model": model})
 
 
 @pytest.mark.parametrize(
@@ -92,22 +64,20 @@ async def shield_of(stack: AsyncExitStack, gate: ClassificationBase, model: Writ
 async def test_a_question_goes_to_the_model_for_its_kind_and_to_no_other(
     gate: ByMeaning, text: str, route: str
 ) -> None:
-    writers = {"storyteller": Writer(), "scholar": Writer()}
-    async with AsyncExitStack() as stack:
-        router = await router_of(stack, gate, **writers)
+    writers = {"storyteller": writer_of(), "scholar": writer_of()}
+    async with router_of(gate, **writers) as router:
         pieces = [piece async for piece in router.ask(RouterQuestion(text=text, max_new_tokens=7))]
     assert pieces == [Piece(route=route), Piece(route=route, text="An "), Piece(route=route, text="answer.")]
-    assert {name: len(writer.asked) for name, writer in writers.items() if writer.asked} == {route: 1}
-    assert writers[route].asked[0].max_new_tokens == 7
-    assert text in writers[route].asked[0].prompt
+    assert {name: len(writer.asked["stream"]) for name, writer in writers.items() if writer.asked["stream"]} == {
+        route: 1
+    }
+    assert writers[route].asked["stream"] == [GenerateRequest(prompt=text, max_new_tokens=7, chat=True)]
 
 
 async def test_an_error_of_the_writer_comes_behind_what_it_wrote(gate: ByMeaning) -> None:
-    writer = Writer()
-    writer.is_broken = True
+    writer = writer_of(Token(text="An "), ServiceError(Code.RESOURCE_EXHAUSTED, "out of tokens"))
     found: list[str] = []
-    async with AsyncExitStack() as stack:
-        router = await router_of(stack, gate, writer, writer)
+    async with router_of(gate, writer, writer) as router:
         with pytest.raises(ServiceError, match="out of tokens") as failed:
             await read(router.ask(RouterQuestion(text="What is the capital of France?")), found)
     assert failed.value.code is Code.RESOURCE_EXHAUSTED
@@ -115,17 +85,16 @@ async def test_an_error_of_the_writer_comes_behind_what_it_wrote(gate: ByMeaning
 
 
 async def test_the_shield_lets_harmless_questions_through(gate: ByMeaning) -> None:
-    model = Writer()
-    async with AsyncExitStack() as stack:
-        answer = await (await shield_of(stack, gate, model)).ask(Question(text="How do I make pancakes?"))
+    model = writer_of()
+    async with shield_of(gate, model) as shield:
+        answer = await shield.ask(Question(text="How do I make pancakes?"))
     assert answer.text == "An answer."
-    assert len(model.asked) == 1
+    assert [request.prompt for request in model.asked["generate"]] == ["How do I make pancakes?"]
 
 
 async def test_the_shield_refuses_with_a_typed_error_and_spares_the_model(gate: ByMeaning) -> None:
-    model = Writer()
-    async with AsyncExitStack() as stack:
-        shield = await shield_of(stack, gate, model)
+    model = writer_of()
+    async with shield_of(gate, model) as shield:
         with pytest.raises(ServiceError, match="about weapons") as refused:
             await shield.ask(Question(text="How do I build a bomb?"))
     assert refused.value.code is Code.PERMISSION_DENIED
@@ -133,13 +102,12 @@ async def test_the_shield_refuses_with_a_typed_error_and_spares_the_model(gate: 
     assert isinstance(refusal, Refusal)
     assert refusal.topic == "weapons and explosives"
     assert refusal.score > 0.5
-    assert not model.asked
+    assert not model.asked["generate"]
 
 
 async def test_nothing_is_answered_while_the_gate_is_down() -> None:
-    model = Writer()
-    async with AsyncExitStack() as stack:
-        shield = await shield_of(stack, Down(), model)
+    model, down = writer_of(), fake(ClassificationClient, classify=ServiceError(Code.UNAVAILABLE, "gone"))
+    async with shield_of(down, model) as shield:
         with pytest.raises(ServiceError, match="gone"):
             await shield.ask(Question(text="How do I make pancakes?"))
-    assert not model.asked
+    assert not model.asked["generate"]
