@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -33,6 +34,7 @@ from toolkit.spec import ReplicaSpec
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "services/inference_graph/graph.yaml"
 
+COMPOSE_SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
 REQUIRES = [each for each in requires(DISTRIBUTION) or () if "extra ==" not in each]
 TEXT, FRONT = "t.v1.Text", "f.v1.Front"
 GRAPH = """\
@@ -112,10 +114,9 @@ def test_a_builder_that_reads_one_ignore_file_only_has_the_same() -> None:
 def test_compose_says_what_the_graph_file_says(tmp_path: Path) -> None:
     found = compose(tmp_path)["services"]
     model, front = found["my-model"], found["front"]
-    assert model["deploy"]["replicas"] == 2
+    assert (model["scale"], model["cpus"], model["mem_limit"]) == (2, "2", "1024m")
     assert model["deploy"]["resources"] == {
-        "limits": {"cpus": "2", "memory": f"{1 << 30}b"},
-        "reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]},
+        "reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}
     }
     assert (model["environment"]["OMP_NUM_THREADS"], model["environment"]["LEVEL"]) == ("2", "info")
     assert front["ports"] == ["0.0.0.0:50052:50051"]
@@ -124,6 +125,31 @@ def test_compose_says_what_the_graph_file_says(tmp_path: Path) -> None:
     assert (model["networks"], front["networks"]) == (["inside"], ["inside", "outside"])
     for service in found.values():
         assert (service["read_only"], service["cap_drop"], service["user"]) == (True, ["ALL"], "10001:10001")
+
+
+@pytest.mark.skipif(
+    not COMPOSE_SCHEMA.exists(), reason="Debian's docker-compose, which has the schema, is not installed"
+)
+def test_the_schema_of_compose_takes_it(tmp_path: Path) -> None:
+    schema = json.loads(COMPOSE_SCHEMA.read_text())
+    for text in (GRAPH, SECURED):
+        jsonschema.Draft201909Validator(schema).validate(compose(tmp_path, text=text))
+
+
+NASTY = 'a "$HOME" ${x} $$ \' \\ # : - {'
+
+
+@pytest.mark.parametrize("tool", [["docker-compose"], ["docker", "compose"]], ids=" ".join)
+def test_docker_compose_reads_it_as_it_was_meant(tmp_path: Path, tool: list[str]) -> None:
+    if not shutil.which(tool[0]) or subprocess.run([*tool, "version"], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no {' '.join(tool)} to ask")
+    made = plan(tmp_path, GRAPH, (f"front.env.NASTY={NASTY}",))
+    (tmp_path / "docker-compose.yml").write_text(render_compose(made, tmp_path))
+    done = subprocess.run([*tool, "config"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read = yaml.safe_load(done.stdout)["services"]
+    assert interpolated(read["front"]["environment"]["NASTY"]) == NASTY
+    assert (read["my-model"]["scale"], read["my-model"]["mem_limit"]) in ((2, "1024m"), (2, str(1 << 30)))
 
 
 def test_a_replica_in_a_container_reads_its_own_specification(tmp_path: Path) -> None:

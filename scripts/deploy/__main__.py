@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -55,17 +54,15 @@ def outside(arguments: list[str]) -> int:
     engine.install()
     base = engine.base_image()
     wheels = images.wheels(base.python)
-    folder = Path(tempfile.mkdtemp(prefix="toolkit-deploy-"))
-    try:
+    with engine.own_folder() as folder:
         shutil.copy(base.archive, folder / "base.tar")
         shutil.copytree(wheels, folder / "wheels")
-        command = [*engine.NAMESPACES, sys.executable, "-m", "scripts.deploy", "--inside", str(folder), *arguments]
-        return subprocess.run(command, timeout=TIME_LIMIT, check=False).returncode
-    except subprocess.TimeoutExpired:
-        raise StepError(f"it was not done after {TIME_LIMIT:g} s") from None
-    finally:
-        engine.remove_cgroups(folder.name)
-        shutil.rmtree(folder, ignore_errors=True)
+        ours = [sys.executable, "-m", "scripts.deploy", "--inside", str(folder), *arguments]
+        command = [*engine.WITH_US, *engine.NAMESPACES, *ours]
+        try:
+            return subprocess.run(command, timeout=TIME_LIMIT, check=False).returncode
+        except subprocess.TimeoutExpired:
+            raise StepError(f"it was not done after {TIME_LIMIT:g} s") from None
 
 
 async def inside(folder: Path, names: Iterable[str], *, as_json: bool) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from scripts.chaos_cases.case import Row
 from scripts.deploy import project
 from scripts.deploy.calls import Caller, caller, outsiders
-from scripts.deploy.commands import command, containers, docker, wait_until
+from scripts.deploy.commands import containers, docker, wait_until
 from scripts.deploy.commands import run as run_command
 
 SCALED = 5
@@ -67,11 +67,7 @@ def _failed(when: str, calls: Caller, **measured: float) -> Row:
 
 
 def _tool() -> tuple[str, ...]:
-    """Version 2 where it is there."""
-    if shutil.which("docker-compose"):
-        version = command("docker-compose", "version", "--short").strip().lstrip("v")
-        return ("docker-compose", "--compatibility") if version.startswith("1.") else ("docker-compose",)
-    return ("docker", "compose")
+    return ("docker-compose",) if shutil.which("docker-compose") else ("docker", "compose")
 
 
 async def _compose(folder: Path, *words: str) -> None:

@@ -12,8 +12,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,9 @@ PACKAGES = {
 ONLINE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 NAMESPACES = (*ONLINE, "--net")
 """What runs in these leaves no process, mount, network or firewall rule behind, however it ends."""
+WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""And it ends when we do, though nobody asks us before."""
+FOLDERS = "toolkit-deploy-"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpc-model-toolkit" / "deploy"
 CGROUPS = Path("/sys/fs/cgroup")
 ENDED_AFTER = 10.0
@@ -66,7 +69,7 @@ def install() -> None:
     if os.geteuid():
         raise NoEngineError("root starts an engine, and nobody else")
     try:
-        command(*NAMESPACES, "true")
+        command(*WITH_US, *NAMESPACES, "true")
     except StepError as error:
         raise NoEngineError(f"no namespaces of our own here: {error}") from None
     missing = sorted({package for tool, package in PACKAGES.items() if not shutil.which(tool)})
@@ -98,7 +101,7 @@ def base_image() -> Base:
         # in namespaces, for it mounts /proc in there, and a folder with mounts cannot be removed
         words = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv", release, root)
         try:
-            command(*ONLINE, *words, timeout=400)
+            command(*WITH_US, *ONLINE, *words, timeout=400)
         except StepError as error:
             raise NoEngineError(f"no base image: {error}") from None
         version = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -174,7 +177,25 @@ def _free_memory() -> int:
     return int(found["MemAvailable"].split()[0]) << 10
 
 
-def remove_cgroups(name: str) -> None:
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """For one engine. What those left that were killed goes away too."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*-*"):
+        if not Path("/proc", left.name.removeprefix(FOLDERS).partition("-")[0]).exists():
+            _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-"))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    _remove_cgroups(folder.name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_cgroups(name: str) -> None:
     """No namespace does it. What was in them may still be about to end."""
     until = time.monotonic() + ENDED_AFTER
     while (left := [*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)]) and time.monotonic() < until:
@@ -186,3 +207,11 @@ def remove_cgroups(name: str) -> None:
 
 def _last_line(log: Path) -> str:
     return log.read_text(errors="replace").strip().rpartition("\n")[2]
+
+
+if __name__ == "__main__":
+    try:
+        install()
+        base_image()
+    except NoEngineError as reason:
+        say(f"no engine: {reason}")

@@ -14,8 +14,8 @@ from pathlib import Path
 import toolkit
 from scripts.chaos_cases.case import Row, say
 from scripts.deploy import project
-from scripts.deploy.commands import command, docker
-from scripts.deploy.engine import BASE, CACHE, RUNTIME
+from scripts.deploy.commands import StepError, command, docker
+from scripts.deploy.engine import BASE, CACHE, RUNTIME, NoEngineError
 
 MB = 1e6
 CHUNK = 1 << 20
@@ -37,7 +37,10 @@ def wheels(python: str) -> Path:
             f"--constraint={project.ROOT / 'constraints.txt'}",
         )
         where = (f"--find-links={folder}", f"--dest={folder}")
-        command(*pip, "download", *which, *where, f"grpc-model-toolkit=={toolkit.__version__}", timeout=300)
+        try:
+            command(*pip, "download", *which, *where, f"grpc-model-toolkit=={toolkit.__version__}", timeout=300)
+        except StepError as error:
+            raise NoEngineError(f"no wheels for it: {error}") from None
         stamp.touch()
     return folder
 

@@ -46,7 +46,7 @@ def _service(plan: Plan, each: Container, folder: Path) -> dict[str, Any]:
         "healthcheck": healthcheck(each, interval="3s"),
         "stop_grace_period": f"{each.stop_grace}s",
         "restart": "unless-stopped",
-        "deploy": _deploy(each),
+        **_resources(each),
     }
     depends = {callee: {"condition": "service_healthy"} for callee in each.calls}
     if each.said.image in plan.fetches:
@@ -109,15 +109,16 @@ def healthcheck(each: Container, *, interval: str) -> dict[str, Any]:
     }
 
 
-def _deploy(each: Container) -> dict[str, Any]:
-    found: dict[str, Any] = {"replicas": each.said.replicas.min}
-    resources: dict[str, Any] = {}
-    if limits := resource_limits(each):
-        resources["limits"] = limits
+def _resources(each: Container) -> dict[str, Any]:
+    """Not as `deploy`, of which docker-compose 1.29 takes no notice, and Compose v2 no `pids` beside `pids_limit`."""
+    limits = resource_limits(each)
+    found: dict[str, Any] = {"scale": each.said.replicas.min}
+    found |= {ours: limits[theirs] for ours, theirs in (("cpus", "cpus"), ("mem_limit", "memory")) if theirs in limits}
     if each.gpu is not None:
         which: dict[str, Any] = {"device_ids": [each.gpu.id]} if each.gpu.id else {"count": 1}
-        resources["reservations"] = {"devices": [{"driver": "nvidia", **which, "capabilities": ["gpu"]}]}
-    return {**found, "resources": resources} if resources else found
+        devices = [{"driver": "nvidia", **which, "capabilities": ["gpu"]}]
+        found["deploy"] = {"resources": {"reservations": {"devices": devices}}}
+    return found
 
 
 def resource_limits(each: Container) -> dict[str, str]:
@@ -126,8 +127,12 @@ def resource_limits(each: Container) -> dict[str, str]:
     if each.said.resources.cpus is not None:
         found["cpus"] = f"{each.said.resources.cpus:g}"
     if each.said.resources.memory is not None:
-        found["memory"] = f"{each.said.resources.memory}b"
+        found["memory"] = _amount(each.said.resources.memory)
     return found
+
+
+def _amount(size: int) -> str:
+    return f"{size}b" if size % (1 << 20) else f"{size >> 20}m"
 
 
 def escaped(value: Any) -> Any:
@@ -154,7 +159,7 @@ def _head(plan: Plan) -> str:
 
 _USAGE = (
     "",
-    "  docker compose up --build --wait      (docker-compose 1.29: docker-compose --compatibility up --build -d)",
+    "  docker compose up --build --wait      (docker-compose 1.29: docker-compose up --build --detach)",
     "",
     "BASE, RUNTIME, WHEELS and PIP_NO_INDEX in the environment are arguments of the Dockerfile, which says what they do.",
 )
@@ -162,8 +167,9 @@ _USAGE = (
 
 def _comments(plan: Plan) -> Comments:
     found: dict[tuple[str, ...], str] = {
-        ("networks", "inside"): "No way out, and none in.",
-        ("networks", "outside"): "For what is published, and for what calls others or downloads.",
+        (
+            "networks",
+        ): "All are inside, from where no way leads out; outside is what is published, calls others or downloads.",
         ("volumes",): "Filled once by the fetch jobs; the services read it, and are offline.",
         ("secrets",): f"Docker mounts these files as they are: user {USER} must be able to read them.",
     }

@@ -50,7 +50,7 @@ def _dump(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """No anchors; text in double quotes unless nobody can take it for anything else."""
+    """No anchors; text in quotes unless nobody can take it for anything else: single ones where that spares escapes."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -61,7 +61,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     is_plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_plain else '"')
+    is_json = '"' in text and "'" not in text and text.isascii() and text.isprintable()
+    style = None if is_plain else "'" if is_json else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.SequenceNode:
