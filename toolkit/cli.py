@@ -253,12 +253,16 @@ def _detach(file: Path, *, wait: bool, as_json: bool) -> int:
     """The same command once more, in a process of its own."""
     from toolkit.launcher.attach import read_said, start_detached
     from toolkit.launcher.desk import ask
+    from toolkit.launcher.state import state_folder
+    from toolkit.launcher.waiting import shown
 
     ours = ("-d", "--detach", "--wait", "--json", "--quiet")
     arguments = ["up", "--quiet", *(each for each in sys.argv[2:] if each not in ours)]
     code, said = start_detached(file, arguments, os.environ)
     if code == 0 and wait:
-        socket, answer = said, ask(said, {"do": "wait"})
+        socket = said
+        with shown(state_folder(file, os.environ), sys.stderr, os.environ):
+            answer = ask(said, {"do": "wait"})
         code = answer["code"]
         said = read_said(file, os.environ) if code else socket
     if code:
@@ -406,21 +410,27 @@ def down(graph: GraphOption = None) -> None:
     """Drain a running graph, callers before callees, and take it down."""
     from toolkit.launcher.attach import take_down
     from toolkit.launcher.state import find_run
+    from toolkit.launcher.waiting import shown
 
     try:
         folder, run = find_run(graph, os.environ)
     except NotRunningError as error:
         typer.echo(str(error).partition(";")[0], err=True)
         return
-    raise typer.Exit(take_down(run, folder))
+    with shown(folder, sys.stderr, os.environ):
+        code = take_down(run, folder)
+    raise typer.Exit(code)
 
 
 def _ask(graph: Path | None, request: dict[str, Any]) -> None:
     """Ask a running graph for something, and end as it says."""
     from toolkit.launcher.desk import ask
     from toolkit.launcher.state import find_run
+    from toolkit.launcher.waiting import shown
 
-    answer = ask(find_run(graph, os.environ)[1].socket, request)
+    folder, run = find_run(graph, os.environ)
+    with shown(folder, sys.stderr, os.environ):
+        answer = ask(run.socket, request)
     for line in str(answer.get("error", "")).splitlines():
         typer.echo(f"error: {line}", err=True)
     raise typer.Exit(answer["code"])
@@ -535,16 +545,14 @@ def fetch(
 
     Each class that has a class method __fetch__ gets those of its args that it takes.
     """
-    import time
-
     from toolkit.launcher.edges import select
     from toolkit.launcher.fetcher import fetch_all
     from toolkit.launcher.manifest import load_graph
-    from toolkit.launcher.output import PlainView, wants_colour
+    from toolkit.launcher.waiting import make_view
 
     loaded = load_graph(file, override or (), assign or ())
     names = list(select(loaded, services, {}).services if services else loaded.services)
-    view = PlainView(sys.stderr, names, is_coloured=wants_colour(sys.stderr, os.environ), clock=time.monotonic)
+    view = make_view(sys.stderr, names, os.environ)
     raise typer.Exit(0 if fetch_all(loaded, names, view, os.environ) else 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -83,12 +84,13 @@ class Caller:
 
 
 @contextmanager
-def detached(project: Project, services: str, *options: str) -> Iterator[None]:
+def detached(project: Project, services: str, *options: str) -> Iterator[list[str]]:
+    """The lines that were said until all was ready."""
     path = project.write(services)
     done = toolkit("up", str(path), "-d", "--wait", *options, folder=project.folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     try:
-        yield
+        yield done.stderr.splitlines()
     finally:
         toolkit("down", folder=project.folder)
 
@@ -110,7 +112,7 @@ def test_a_graph_is_left_running_shown_restarted_scaled_and_taken_down(project: 
             (("restart", "entry"), ["leaf#2", "entry#2"]),
         ]:
             done = toolkit(*arguments, folder=project.folder)
-            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            assert (done.returncode, done.stdout) == (0, ""), done.stderr
             assert names(project) == expected
         count, wrong = caller.finish()
         assert wrong == "[]"
@@ -119,9 +121,81 @@ def test_a_graph_is_left_running_shown_restarted_scaled_and_taken_down(project: 
         assert run is not None
         with watch([run.pid]) as launcher:
             down = toolkit("down", folder=project.folder)
-            assert (down.returncode, down.stdout, down.stderr) == (0, "", "")
+            assert (down.returncode, down.stdout) == (0, ""), down.stderr
             assert wait_gone(launcher, 5)
         assert toolkit("ps", folder=project.folder).returncode == 7
+
+
+def test_what_takes_long_shows_how_far_it_is(project: Project) -> None:
+    """Whoever waits at another terminal too: lines, or a table on a terminal."""
+    (project.folder / "late.py").write_text(LATE)
+    with detached(project, 'entry: {class: "late:Late", port: PORT}') as said:
+        assert "entry | read weights 1/2" in said
+        again = toolkit("restart", folder=project.folder)
+        assert "entry#2 | read weights 1/2" in again.stderr.splitlines()
+        seen = on_a_terminal("restart", folder=project.folder)
+        assert b"entry#3" in seen
+        assert b"read weights" in seen
+        call = begin("call", "Say", "{}", "--graph", "graph.yaml", folder=project.folder)
+        while not (project.folder / "begun").exists():
+            pass
+        down = begin("down", folder=project.folder)
+        assert down.stderr is not None
+        assert down.stderr.readline() == "entry#3 | draining\n"
+        (project.folder / "end").touch()
+        for each in (call, down):
+            each.communicate()
+            assert each.returncode == 0
+
+
+def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "toolkit", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environ(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+LATE = """
+import asyncio, time
+from pathlib import Path
+from services.echo.v1.echo_toolkit import EchoBase
+from toolkit.service import progress
+
+
+class Late(EchoBase):
+    def __init__(self):
+        progress("read weights", 1, 2)
+        time.sleep(1.5)
+
+    async def say(self, request, context):
+        Path("begun").touch()
+        while not Path("end").exists():
+            await asyncio.sleep(0.01)
+        return request
+"""
+
+
+def on_a_terminal(*arguments: str, folder: Path) -> bytes:
+    """All that the verb shows there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", *arguments],
+        cwd=folder,
+        env=environ(TERM="xterm", COLUMNS="120"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    except OSError:  # the other side is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    return seen
 
 
 def test_ps_is_a_table(project: Project) -> None:
@@ -200,8 +274,9 @@ def test_a_start_on_its_own_that_fails_says_why(project: Project) -> None:
     path = project.write('entry: {class: "classes:Broken", port: PORT}')
     done = toolkit("up", str(path), "-d", "--wait", folder=project.folder)
     assert done.returncode == 1
-    assert "no weights here" in done.stderr
-    assert done.stderr.startswith("error: entry: ")
+    (error,) = (line for line in done.stderr.splitlines() if not line.startswith("entry | "))
+    assert error.startswith("error: entry: ")
+    assert "no weights here" in error
 
 
 def test_a_restart_that_cannot_start_leaves_the_old_one_serving(project: Project) -> None:
@@ -209,7 +284,8 @@ def test_a_restart_that_cannot_start_leaves_the_old_one_serving(project: Project
         (project.folder / "classes.py").write_text("nonsense(\n")
         done = toolkit("restart", "leaf", folder=project.folder)
         assert done.returncode == 1
-        assert done.stderr.startswith("error: leaf: the new replica could not start, and the old one goes on serving")
+        error = done.stderr.splitlines()[-1]
+        assert error.startswith("error: leaf: the new replica could not start, and the old one goes on serving")
         assert names(project) == ["leaf", "entry"]
         assert "SyntaxError" in toolkit("logs", "leaf", folder=project.folder).stdout
 

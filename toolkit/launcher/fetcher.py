@@ -14,6 +14,7 @@ from toolkit.launcher.manifest import Graph
 from toolkit.launcher.output import Row, View
 
 COMMAND = (sys.executable, "-m", "toolkit.fetch")
+_FAILED = "failed"
 
 
 def fetch_all(graph: Graph, names: Sequence[str], view: View, environ: Mapping[str, str]) -> bool:
@@ -29,33 +30,38 @@ def fetch_all(graph: Graph, names: Sequence[str], view: View, environ: Mapping[s
         text=True,
         encoding="utf-8",
     )
-    left, is_well = dict(wanted), True
+    left, ended = set(wanted), dict[str, Row]()
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(wanted))
         process.stdin.close()
-        for line in process.stdout:
-            said = json.loads(line)
-            if "phase" not in said:
-                left.pop(said["deployment"], None)
-            is_well = _show(view, said) and is_well
+        try:
+            for said in map(json.loads, process.stdout):
+                name, row = said["deployment"], _row(said)
+                if "phase" not in said:
+                    left.discard(name)
+                    ended[name] = row
+                view.show(name, row)
+                if "error" in said:
+                    view.complain(f"{name}: {said['error']}")
+        finally:
+            view.settle()
+    for name, row in ended.items():
+        view.show(name, row)  # where there was a table of them, it is gone
     if left:
         raise ToolkitError(
-            f"fetching ended with exit code {process.returncode} and without {', '.join(left)}; see above"
+            f"fetching ended with exit code {process.returncode} and without {', '.join(sorted(left))}; see above"
         )
-    return is_well
+    return all(row.state != _FAILED for row in ended.values())
 
 
-def _show(view: View, said: Mapping[str, Any]) -> bool:
+def _row(said: Mapping[str, Any]) -> Row:
     match said:
-        case {"deployment": str(name), "error": str(error)}:
-            view.complain(f"{name}: {error}")
-            return False
-        case {"deployment": str(name), "end": "nothing"}:
-            view.show(name, Row(state="nothing to fetch"))
-        case {"deployment": str(name), "end": _}:
-            view.show(name, Row(state="fetched"))
-        case {"deployment": str(name), "phase": str(phase), "done": done, "total": total}:
-            view.show(name, Row(state="loading", phase=phase, done=done or 0, total=total))
-    return True
+        case {"error": _}:
+            return Row(state=_FAILED)
+        case {"end": "nothing"}:
+            return Row(state="nothing to fetch")
+        case {"end": _}:
+            return Row(state="fetched")
+    return Row(state="loading", phase=said["phase"], done=said["done"] or 0, total=said["total"])

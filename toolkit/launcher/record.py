@@ -3,6 +3,8 @@
 {"t": 1712345678.9, "replica": "gpt2", "text": "hello"}     a line that it printed; "state" where it is a state instead
 {"t": 1712345678.9, "replica": "", "text": "ready: …"}      a sentence of the launcher
 
+A state that counts has "phase", "done" and "total" too, which "text" is made of.
+
 A replica in which several deployments run has their names too, as "deployments".
 """
 
@@ -56,7 +58,8 @@ class Record:
             self._write(**self._who(name), text=text)
 
     def show(self, name: str, row: Row) -> None:
-        self._write(**self._who(name), state=row.state, text=row.text)
+        count = {"phase": row.phase, "done": row.done, "total": row.total} if row.done or row.total else {}
+        self._write(**self._who(name), state=row.state, text=row.text, **count)
 
     def say(self, text: str) -> None:
         self._write(replica="", text=text)

@@ -26,9 +26,8 @@ from toolkit.launcher.folder import project_folder
 from toolkit.launcher.fuse import Fused, fuse, fuse_all
 from toolkit.launcher.guardian import guarded
 from toolkit.launcher.inspector import check_edges
-from toolkit.launcher.live import LiveView
 from toolkit.launcher.manifest import Graph
-from toolkit.launcher.output import PlainView, QuietView, View, is_terminal, wants_colour
+from toolkit.launcher.output import PlainView, QuietView, View, wants_colour
 from toolkit.launcher.placement import Placed, describe, describe_machine, place
 from toolkit.launcher.ports import held_ports
 from toolkit.launcher.processes import COMMAND, Processes
@@ -38,6 +37,7 @@ from toolkit.launcher.specify import specify
 from toolkit.launcher.state import Run, announce, claimed
 from toolkit.launcher.supervisor import SERVICE_FAILED, Limits, Supervisor
 from toolkit.launcher.trust import Trust, needs_edges, plan_trust
+from toolkit.launcher.waiting import make_view
 from toolkit.metrics import read_samples, render
 from toolkit.scrape import served
 from toolkit.spec import ReplicaSpec
@@ -254,8 +254,7 @@ def _make_view(
 ) -> View:
     if style == "json":
         return Record(stream, time.time, shared=shared)
-    kind: type[PlainView] = LiveView if is_terminal(stream, environ) else PlainView
-    if style == "quiet":
-        kind = QuietView
     names = [each.name for each in processes]
-    return kind(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)
+    if style == "quiet":
+        return QuietView(stream, names, is_coloured=wants_colour(stream, environ), clock=time.monotonic)
+    return make_view(stream, names, environ)
