@@ -284,7 +284,7 @@ def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) 
 
 
 def test_kubernetes_own_schemas_take_it(tmp_path: Path) -> None:
-    for text in (GRAPH, SECURED):
+    for text in (GRAPH, SECURED, SHARED):
         assert validate(build(plan(tmp_path, text))), "kubernetes-validate is not installed"
 
 
@@ -475,15 +475,67 @@ def test_a_replica_runs_without_what_only_the_command_line_needs() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_deployments_that_share_a_process_are_refused_with_the_cure(tmp_path: Path) -> None:
-    shared = (
-        "other.process=both",
-        "my_model.process=both",
-        "other.replicas=2",
-        "other.strategy=rolling",
-        "other.resources=~",
+SHARED = """\
+name: shop
+entry: front
+services:
+  my_model: {class: "m.text:Text", process: my_pair, resources: {cpus: 2, memory: 1GiB}, device: cuda, env: {LEVEL: info}}
+  front: {class: "m.front:Front", process: my_pair, resources: {cpus: 1, memory: 512MiB}, bind: {far: other}}
+  other: {class: "m.text:Text"}
+"""
+
+
+def test_deployments_that_share_a_process_share_a_container(tmp_path: Path) -> None:
+    found = compose(tmp_path, text=SHARED)["services"]
+    assert list(found) == ["my-pair", "other"]
+    pair = found["my-pair"]
+    assert (pair["ports"], pair["depends_on"]) == (
+        ["127.0.0.1:50051:50051"],
+        {"other": {"condition": "service_healthy"}},
     )
+    assert pair["deploy"]["resources"]["limits"] == {"cpus": "3", "memory": f"{3 << 29}b"}
+    assert (pair["environment"]["OMP_NUM_THREADS"], pair["environment"]["LEVEL"]) == ("3", "info")
+    front = ReplicaSpec.from_environ(pair["environment"])
+    (model,) = front.companions
+    assert [(each.deployment, each.listen, each.device) for each in (front, model)] == [
+        ("front", ("0.0.0.0:50051",), "cpu"),
+        ("my_model", ("0.0.0.0:50052",), "cuda:0"),
+    ]
+    assert front.addresses["other"] == ("dns:///other:50051",)
+
+
+def test_callers_find_each_member_of_a_container_at_its_own_port(tmp_path: Path) -> None:
+    apart = SHARED.replace("process: my_pair, resources: {cpus: 1, memory: 512MiB}, ", "").replace(
+        'other: {class: "m.text:Text"}',
+        'other: {class: "m.text:Text", process: my_pair, resources: {cpus: 1, memory: 1GiB}}',
+    )
+    front = ReplicaSpec.from_environ(compose(tmp_path, text=apart)["services"]["front"]["environment"])
+    assert {name: front.addresses[name] for name in ("my_model", "other")} == {
+        "my_model": ("dns:///my-pair:50051",),
+        "other": ("dns:///my-pair:50052",),
+    }
+    found = manifests(tmp_path, text=apart)
+    pod, policy = found["Deployment", "my-pair"]["spec"]["template"]["spec"], found["NetworkPolicy", "front"]["spec"]
+    assert [each["containerPort"] for each in pod["containers"][0]["ports"]] == [50051, 50052]
+    assert [each["targetPort"] for each in found["Service", "my-pair"]["spec"]["ports"]] == ["grpc", "grpc-50052"]
+    assert [each["port"] for each in policy["egress"][0]["ports"]] == [50051, 50052]
+    entry = found["NetworkPolicy", "my-pair"]["spec"]["ingress"]
+    assert [each["port"] for each in entry[0]["ports"]] == [50051, 50052]
+
+
+@pytest.mark.parametrize(
+    ("assign", "expected"),
+    [
+        ("front.image=light", "services.my_model.image: 'my_model' shares the container of 'front', which has another"),
+        (
+            "front.device=cuda:1",
+            "services.my_model.device: a container has one GPU, which 'my_model' would share with 'front'",
+        ),
+    ],
+)
+def test_members_of_a_container_with_another_image_or_gpu_are_refused(
+    tmp_path: Path, assign: str, expected: str
+) -> None:
     with pytest.raises(GraphError) as caught:
-        plan(tmp_path, assign=(*shared, "my_model.resources=~"))
-    expected = "services.my_model.process: a container runs one deployment, and both (my_model, other) are several"
+        plan(tmp_path, SHARED + "images: {light: {}}\n", (assign,))
     assert expected in str(caught.value)

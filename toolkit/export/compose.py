@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from toolkit.export.plan import CACHE, PORT, PROBING, REPLICA, SECRETS, USER, Container, Plan
+from toolkit.export.plan import CACHE, PROBING, REPLICA, SECRETS, USER, Container, Plan, Published
 from toolkit.export.yaml_text import Comments, comment, render
 from toolkit.launcher.folder import project_folder
 
@@ -55,11 +55,14 @@ def _service(plan: Plan, each: Container, folder: Path) -> dict[str, Any]:
     if depends:
         found["depends_on"] = depends
     if each.published:
-        host = f"[{each.published.host}]" if ":" in each.published.host else each.published.host
-        found["ports"] = [f"{host}:{each.published.port}:{PORT}"]
+        found["ports"] = [f"{_host(one)}:{one.port}:{one.target}" for one in each.published]
     if each.secrets:
         found["secrets"] = [{"source": name, "target": f"{SECRETS}/{name}"} for name in each.secrets]
     return found
+
+
+def _host(published: Published) -> str:
+    return f"[{published.host}]" if ":" in published.host else published.host
 
 
 def _fetch(plan: Plan, image: str, command: Any, folder: Path) -> dict[str, Any]:
@@ -182,9 +185,8 @@ def _comments(plan: Plan) -> Comments:
 
 def describe(each: Container) -> list[str]:
     """What a reader should know of it."""
-    lines = [f"{each.said.service}; calls {', '.join(each.calls) or 'nobody'}"]
-    if each.published:
-        lines.append(f"Published on {each.published.host}:{each.published.port}.")
+    lines = [f"{each.runs}; calls {', '.join(each.calls) or 'nobody'}"]
+    lines += [f"Published on {one.host}:{one.port}." for one in each.published]
     if each.said.device == "auto":
         lines.append("device: auto is the CPU here; say device: cuda for a GPU.")
     if each.said.resources.gpu_memory is not None:

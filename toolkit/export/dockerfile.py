@@ -119,7 +119,7 @@ def _served(requires: Sequence[str]) -> Iterator[str]:
 
 
 def _running(plan: Plan, name: str) -> Iterator[str]:
-    used_by = ", ".join(each.name for each in plan.containers if each.said.image == name)
+    used_by = ", ".join(each.unit.label for each in plan.containers if each.said.image == name)
     yield comment(f"What runs {used_by}.")
     yield f"FROM common.run AS {name}"
     yield f"COPY --from=build.{name} {_json(['/opt', '/opt'])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -69,7 +69,7 @@ def _find_problems(plan: Plan) -> Iterator[tuple[Key, str]]:
 
 def _manifests(plan: Plan, each: Container) -> Iterator[tuple[str, Manifest]]:
     calls = ", ".join(each.calls) or "nobody"
-    yield f"{each.said.service}; calls {calls}.", _deployment(plan, each)
+    yield f"{each.runs}; calls {calls}.", _deployment(plan, each)
     yield (
         "Headless: its name stands for each pod, and callers balance by themselves. gRPC keeps its connections.",
         _service(plan, each),
@@ -128,7 +128,7 @@ def _container(plan: Plan, each: Container, mounts: Sequence[Manifest]) -> Manif
         "image": plan.image(each.said.image),
         "command": [escaped(part) for part in REPLICA],
         "env": [{"name": name, "value": escaped(value)} for name, value in each.environment.items()],
-        "ports": [{"name": "grpc", "containerPort": PORT}],
+        "ports": [{"name": _port_name(port), "containerPort": port} for port in each.ports],
         "startupProbe": {
             **ask,
             "periodSeconds": 2,
@@ -165,20 +165,38 @@ def _waiting(plan: Plan, each: Container, mounts: Sequence[Manifest]) -> Manifes
 
 
 def _service(plan: Plan, each: Container) -> Manifest:
-    port = {"name": "grpc", "port": PORT, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"}
-    if each.tls:
-        port["appProtocol"] = "https"
-    spec = {"clusterIP": "None", "selector": _labels(plan, each), "ports": [port]}
+    ports = [
+        {
+            "name": _port_name(port),
+            "port": port,
+            "targetPort": _port_name(port),
+            "appProtocol": "https" if tls else "kubernetes.io/h2c",
+        }
+        for port, tls in each.ports.items()
+    ]
+    spec = {"clusterIP": "None", "selector": _labels(plan, each), "ports": ports}
     return _manifest(plan, "v1", "Service", each.host, spec, _labels(plan, each))
 
 
+def _port_name(port: int) -> str:
+    return "grpc" if port == PORT else f"grpc-{port}"
+
+
+def _tcp(ports: Iterable[int]) -> list[Manifest]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
+
+
 def _network_policy(plan: Plan, each: Container) -> Manifest:
-    port = [{"protocol": "TCP", "port": PORT}]
     callers = [_pods(plan, host) for host in each.called_by]
-    ingress: list[Manifest] = [{"from": callers, "ports": port}] if callers else []
-    if each.published:
-        ingress = [{"ports": port}]  # outsiders too
-    egress: list[Manifest] = [{"to": [_pods(plan, host) for host in each.calls], "ports": port}] if each.calls else []
+    ingress: list[Manifest] = [{"from": callers, "ports": _tcp(each.ports)}] if callers else []
+    if each.published:  # outsiders too
+        inside = {*each.ports} - {one.target for one in each.published}
+        ingress = [
+            {"ports": _tcp(one.target for one in each.published)},
+            *([{"from": callers, "ports": _tcp(sorted(inside))}] if callers and inside else []),
+        ]
+    to = [_pods(plan, host) for host in each.calls]
+    egress: list[Manifest] = [{"to": to, "ports": _tcp(each.called_ports)}] if to else []
     if each.calls_outside:
         egress.append({"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]})
     if egress:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from toolkit.errors import GraphError
 from toolkit.launcher.document import Key
-from toolkit.launcher.edges import Description, find_edges, target
+from toolkit.launcher.edges import Description, Edges, find_calls, find_edges, target
 from toolkit.launcher.folder import project_folder
-from toolkit.launcher.manifest import Deployment, Graph, Image
+from toolkit.launcher.manifest import Deployment, Graph, Image, Unit
 from toolkit.launcher.placement import THREAD_VARIABLES
 from toolkit.launcher.security import LOOPBACK
 from toolkit.launcher.specify import specify
@@ -18,7 +19,7 @@ from toolkit.launcher.trust import Trust, plan_trust
 from toolkit.spec import DNS, Outgoing, ReplicaSpec
 
 PORT = 50051
-"""Where every replica listens in its container."""
+"""Where every replica listens in its container; those that share its process have the next ones."""
 USER = 10001
 """Who runs in a container: a number, so that an engine can see that it is not root."""
 CACHE = "/cache"
@@ -44,31 +45,52 @@ class Published:
 
     host: str
     port: int
+    target: int
+    """Where it listens in its container."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """One deployment, as an engine runs it."""
+    """One process, as an engine runs it: a deployment, or those that share it."""
 
-    name: str
-    """In the graph file."""
+    unit: Unit
     host: str
     """Its name in the network: what the others resolve."""
     said: Deployment
+    """By the first, with the resources and the GPU of all."""
     spec: ReplicaSpec
+    """Of the first; the others are its companions."""
     environment: Mapping[str, str]
     calls: Sequence[str]
     """Hosts of those that it calls."""
+    called_ports: Sequence[int]
     called_by: Sequence[str]
     calls_outside: bool
     """Some of those that it calls run elsewhere."""
     gpu: Gpu | None
-    published: Published | None
+    published: Sequence[Published]
     secrets: Sequence[str]
 
     @property
+    def name(self) -> str:
+        """Of the deployment that speaks for it, in the graph file."""
+        return next(iter(self.unit.members))
+
+    @property
+    def runs(self) -> str:
+        """The classes in it."""
+        return ", ".join(each.service for each in self.unit.members.values())
+
+    @property
+    def ports(self) -> Mapping[int, bool]:
+        """Where it listens → whether that takes TLS."""
+        specs = (self.spec, *self.spec.companions)
+        return {PORT + at: bool(each.incoming.cert) for at, each in enumerate(specs)}
+
+    @property
     def tls(self) -> bool:
-        return bool(self.spec.incoming.cert)
+        """Where it is probed."""
+        return self.ports[PORT]
 
     @property
     def stop_grace(self) -> int:
@@ -109,7 +131,8 @@ def plan_containers(graph: Graph, descriptions: Mapping[str, Description]) -> Pl
         name: {target(graph, name, handle) for handle in descriptions[name].handles} & {*graph.remotes}
         for name in graph.services
     }
-    containers = [_container(graph, name, trusts[name], edges, remotes[name], secrets) for name in graph.services]
+    network = _Network(graph, edges, remotes)
+    containers = [_container(graph, unit, network, trusts, secrets) for unit in graph.units.values()]
     images = {each.image: graph.images.get(each.image, Image()) for each in graph.services.values()}
     return Plan(graph=graph, containers=containers, secrets=secrets.found, images=images)
 
@@ -119,38 +142,98 @@ def host_name(deployment: str) -> str:
     return deployment.replace("_", "-")
 
 
+class _Network:
+    """Who calls whom, and where."""
+
+    def __init__(self, graph: Graph, edges: Edges, remotes: Mapping[str, Collection[str]]) -> None:
+        self.edges = edges
+        self.remotes = remotes
+        """Deployment → those elsewhere that it calls."""
+        self.calls = find_calls(graph, edges)
+        """Unit → the other units that it calls."""
+        self.at = {
+            member: (host_name(unit.name), PORT + number)
+            for unit in graph.units.values()
+            for number, member in enumerate(unit.members)
+        }
+        """Deployment → its host and its port there."""
+
+    def addresses(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Of those that a deployment calls."""
+        return {callee: (f"{DNS}{self.at[callee][0]}:{self.at[callee][1]}",) for callee in self.edges[name]}
+
+    def ports(self, unit: Unit) -> list[int]:
+        """Those that it calls of other units."""
+        called = {callee for member in unit.members for callee in self.edges[member]} - {*unit.members}
+        return sorted({self.at[callee][1] for callee in called})
+
+
 def _container(
-    graph: Graph,
-    name: str,
-    trust: Trust,
-    edges: Mapping[str, Sequence[str]],
-    remotes: Collection[str],
-    secrets: _Secrets,
+    graph: Graph, unit: Unit, network: _Network, trusts: Mapping[str, Trust], secrets: _Secrets
 ) -> Container:
-    said = graph.services[name]
+    said = _together(unit)
     gpu = _gpu(said.device)
-    mounted = secrets.mounted(trust, {*edges[name], *remotes})
-    addresses = {callee: (f"{DNS}{host_name(callee)}:{PORT}",) for callee in edges[name]}
-    spec = replace(
-        specify(graph, name, listen=(f"0.0.0.0:{PORT}",), addresses=addresses, trust=mounted),
-        device="cpu" if gpu is None else "cuda:0",
-        metrics=f"0.0.0.0:{graph.metrics.port}" if graph.metrics else "",
-        insecure=True,  # the engine's own network is private, and says who may come in
-    )
-    port = graph.port(name)
+    mounted = {
+        name: secrets.mounted(trusts[name], {*network.edges[name], *network.remotes[name]} - {*unit.members})
+        for name in unit.members
+    }
+    first, *others = (_spec(graph, name, network, mounted[name]) for name in unit.members)
+    spec = replace(first, companions=tuple(others), metrics=f"0.0.0.0:{graph.metrics.port}" if graph.metrics else "")
+    variables = _variables(said, gpu, offline=bool(_image(graph, said).fetch))
+    files = {path for each in mounted.values() for path in _files(each) if path}
     return Container(
-        name=name,
-        host=host_name(name),
+        unit=unit,
+        host=host_name(unit.name),
         said=said,
         spec=spec,
-        environment={**_variables(said, gpu, offline=bool(_image(graph, said).fetch)), **said.env, **spec.to_environ()},
-        calls=[host_name(each) for each in edges[name]],
-        called_by=[host_name(each) for each in graph.services if name in edges[each]],
-        calls_outside=bool(remotes),
+        environment={**variables, **said.env, **spec.to_environ()},
+        calls=[host_name(each) for each in network.calls[unit.name]],
+        called_ports=network.ports(unit),
+        called_by=[host_name(each) for each, callees in network.calls.items() if unit.name in callees],
+        calls_outside=any(network.remotes[name] for name in unit.members),
         gpu=gpu,
-        published=Published(host=graph.host(name), port=port) if port else None,
-        secrets=sorted({path.removeprefix(f"{SECRETS}/") for path in _files(mounted) if path}),
+        published=[
+            Published(host=graph.host(name), port=port, target=network.at[name][1])
+            for name in unit.members
+            if (port := graph.port(name))
+        ],
+        secrets=sorted({path.removeprefix(f"{SECRETS}/") for path in files}),
     )
+
+
+def _spec(graph: Graph, name: str, network: _Network, trust: Trust) -> ReplicaSpec:
+    listen = (f"0.0.0.0:{network.at[name][1]}",)
+    return replace(
+        specify(graph, name, listen=listen, addresses=network.addresses(name), trust=trust),
+        device="cpu" if _gpu(graph.services[name].device) is None else "cuda:0",
+        insecure=True,  # the engine's own network is private, and says who may come in
+    )
+
+
+def _together(unit: Unit) -> Deployment:
+    """What is said of a process as a whole."""
+    said = list(unit.members.values())
+    resources = [each.resources for each in said]
+    return replace(
+        unit.said,
+        env={name: value for each in said for name, value in each.env.items()},
+        device=next((each.device for each in said if _gpu(each.device) is not None), unit.said.device),
+        resources=replace(
+            unit.said.resources,
+            cpus=_sum(each.cpus for each in resources),
+            memory=_sum(each.memory for each in resources),
+            gpu_memory=_sum(each.gpu_memory for each in resources),
+        ),
+    )
+
+
+N = TypeVar("N", int, float)
+
+
+def _sum(amounts: Iterable[N | None]) -> N | None:
+    """Of those that are said; None: nobody says one."""
+    found = [each for each in amounts if each is not None]
+    return sum(found[1:], start=found[0]) if found else None
 
 
 def _image(graph: Graph, said: Deployment) -> Image:
@@ -225,29 +308,43 @@ class _Secrets:
 
 
 def _find_problems(graph: Graph) -> Iterator[str]:
-    if graph.metrics is not None and graph.metrics.port == PORT:
-        yield f"{graph.where('metrics', 'port')}: the calls of every container come in at {PORT}; choose another port"
+    most = max(len(unit.members) for unit in graph.units.values())
+    if graph.metrics is not None and graph.metrics.port in range(PORT, PORT + most):
+        where = graph.where("metrics", "port")
+        yield f"{where}: the calls of every container come in at {graph.metrics.port}; choose another port"
     hosts: dict[str, str] = {}
-    for name, said in graph.services.items():
+    for name, unit in graph.units.items():
         taken = hosts.setdefault(host_name(name), name)
         if taken != name:
-            yield f"{graph.where('services', name)}: the same as {taken!r} in DNS, which knows no _; rename one of them"
+            where = graph.where("services", next(iter(unit.members)))
+            yield f"{where}: the same as {taken!r} in DNS, which knows no _; rename one of them"
+    for name, said in graph.services.items():
         if said.device == "mps":
             yield f"{graph.where('services', name, 'device')}: mps is macOS's own, and not in containers; say cpu or cuda"
         if said.command:
             sentence = "what is in the image of another program is not known here; run it by itself, and say its url"
             yield f"{graph.where('services', name, 'command')}: {sentence}"
     for unit in graph.units.values():
-        if len(unit.members) > 1:
-            name = next(iter(unit.members))
-            sentence = f"a container runs one deployment, and {unit.label} are several; take it out (process: ~)"
-            yield f"{graph.where('services', name, 'process')}: {sentence}"
+        yield from _find_problems_together(graph, unit)
     for name, remote in graph.remotes.items():
         if remote.url.startswith("unix:") or _is_here(remote.url):
             yield (
                 f"{graph.where('services', name, 'url')}: {remote.url} is this machine, which a container cannot call so; "
                 "name the machine"
             )
+
+
+def _find_problems_together(graph: Graph, unit: Unit) -> Iterator[str]:
+    first, *others = unit.members
+    for name in (each for each in others if unit.members[each].image != unit.said.image):
+        where = graph.where("services", name, "image")
+        yield f"{where}: {name!r} shares the container of {first!r}, which has another; say one for both"
+    on_gpu = [name for name, each in unit.members.items() if _gpu(each.device) is not None]
+    for name in on_gpu[1:]:
+        devices = {unit.members[each].device for each in on_gpu}
+        if len(devices) > 1 or any(unit.members[each].resources.exclusive for each in on_gpu):
+            where = graph.where("services", name, "device")
+            yield f"{where}: a container has one GPU, which {name!r} would share with {on_gpu[0]!r}; let them be two processes"
 
 
 def _is_here(url: str) -> bool:

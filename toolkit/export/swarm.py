@@ -15,7 +15,7 @@ from toolkit.export.compose import (
     relative,
     resource_limits,
 )
-from toolkit.export.plan import CACHE, PORT, REPLICA, SECRETS, USER, Container, Plan, refuse
+from toolkit.export.plan import CACHE, REPLICA, SECRETS, USER, Container, Plan, refuse
 from toolkit.export.yaml_text import Comments, comment, render
 from toolkit.launcher.document import Key
 from toolkit.spec import is_exposed
@@ -53,14 +53,15 @@ def _find_problems(plan: Plan) -> Iterator[tuple[Key, str]]:
         key = ("services", each.name)
         if each.gpu is not None and each.gpu.id:
             yield (*key, "device"), f"Swarm gives GPUs by their count, and not {each.said.device}; say device: cuda"
-        if each.published and not is_exposed(f"{each.published.host}:{each.published.port}"):
-            yield (
-                (*key, "host"),
-                (
-                    f"Swarm opens a port on every machine, and cannot keep {each.published.port} to {each.published.host}; "
-                    "say host: 0.0.0.0, with tls, auth or insecure: true"
-                ),
-            )
+        for one in each.published:
+            if not is_exposed(f"{one.host}:{one.port}"):
+                yield (
+                    (*key, "host"),
+                    (
+                        f"Swarm opens a port on every machine, and cannot keep {one.port} to {one.host}; "
+                        "say host: 0.0.0.0, with tls, auth or insecure: true"
+                    ),
+                )
 
 
 def _service(plan: Plan, each: Container) -> dict[str, Any]:
@@ -76,7 +77,10 @@ def _service(plan: Plan, each: Container) -> dict[str, Any]:
     if each.said.image in plan.fetches:
         found["volumes"] = [f"models:{CACHE}:ro"]
     if each.published:
-        found["ports"] = [{"target": PORT, "published": each.published.port, "protocol": "tcp", "mode": "ingress"}]
+        found["ports"] = [
+            {"target": one.target, "published": one.port, "protocol": "tcp", "mode": "ingress"}
+            for one in each.published
+        ]
     if each.secrets:
         owner = {"uid": str(USER), "gid": str(USER), "mode": 0o400}
         found["secrets"] = [{"source": name, "target": f"{SECRETS}/{name}", **owner} for name in each.secrets]
@@ -150,8 +154,7 @@ def _comments(plan: Plan) -> Comments:
         found["services", f"fetch-{name}"] = "Brings the models to each node, and ends."
     for each in plan.containers:
         lines = [line for line in describe(each) if not line.startswith("Published on")]
-        if each.published:
-            lines.append(f"Published on port {each.published.port} of every node.")
+        lines += [f"Published on port {one.port} of every node." for one in each.published]
         found["services", each.host] = "\n".join(lines)
         if not each.published:
             said = "Each address of its replicas, and not one for all: gRPC keeps its connections."
