@@ -172,6 +172,43 @@ def test_a_held_port_is_shared_with_those_who_say_so_and_with_nobody_else() -> N
             other.bind(("127.0.0.1", port))
 
 
+@pytest.mark.parametrize("lingers", ["nothing", "ours", "theirs"])
+def test_a_port_is_held_once_even_while_nobody_listens(lingers: str) -> None:
+    """Nor where connections of whoever had it last still linger, be it one that shared it or not."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    if lingers != "nothing":
+        leave_a_connection(port, shared=lingers == "ours")
+    with held_ports([("here", "127.0.0.1", port)]):
+        with (
+            pytest.raises(
+                ConflictError, match=f"there: port {port} is taken by .*a graph whose entry does not listen yet"
+            ),
+            held_ports([("there", "127.0.0.1", port)]),
+        ):
+            pass
+        with listening(port, shared=True), listening(port, shared=True):
+            pass
+
+
+def listening(port: int, *, shared: bool) -> socket.socket:
+    """As gRPC does."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    server.bind(("127.0.0.1", port))
+    server.listen()
+    return server
+
+
+def leave_a_connection(port: int, *, shared: bool) -> None:
+    """Its server's side closes first, so that the kernel remembers it there for a minute."""
+    with listening(port, shared=shared) as server, socket.create_connection(("127.0.0.1", port)) as client:
+        server.accept()[0].close()
+        assert client.recv(1) == b""
+
+
 def test_an_address_that_is_not_ours_is_told() -> None:
     with pytest.raises(ConflictError, match="it is no address of this machine"), held_ports([("here", "192.0.2.1", 5)]):
         pass

@@ -17,6 +17,7 @@ from typing import Final
 
 from scripts.chaos_cases.case import Case, Row, say
 from scripts.chaos_cases.load import quantile
+from toolkit.launcher.addresses import pick_free_port
 from toolkit.launcher.desk import ask
 from toolkit.launcher.state import read_run, state_folder
 
@@ -35,7 +36,7 @@ MARK: Final = "CHAOS_CYCLES"
 GRAPH: Final = """name: cycles
 entry: leaf
 services:
-  leaf: {class: "scripts.chaos_cases.services:Spreads", resources: {memory: 1GiB}}
+  leaf: {class: "scripts.chaos_cases.services:Spreads", resources: {memory: 1GiB}, port: PORT}
 """
 
 
@@ -55,7 +56,7 @@ class Lane:
     def __post_init__(self) -> None:
         for name in ("run", "state", "tmp"):
             (self.home / name).mkdir(parents=True, mode=0o700)
-        self.graph.write_text(GRAPH)
+        self.graph.write_text(GRAPH.replace("PORT", str(pick_free_port())))
 
     @property
     def graph(self) -> Path:
@@ -148,7 +149,7 @@ def of_the_kernel() -> Iterator[str]:
     """Shared memory and cgroups: of the whole machine, for they bear nobody's mark."""
     yield from (f"shared memory {path}" for path in Path("/dev/shm").glob("*"))
     yield from (f"shared memory {line.split()[1]}" for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:])
-    yield from (f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob("**/toolkit-*/"))
+    yield from (f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob("**/toolkit-[0-9]*-*/"))
 
 
 async def run(count: int) -> AsyncIterator[Row]:

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import ConflictError
 
@@ -39,20 +40,35 @@ def held_ports(places: Iterable[tuple[str, str, int]]) -> Iterator[None]:
 
 
 def _hold(host: str, port: int, held: contextlib.ExitStack) -> None:
-    """Whoever else has the port is told from us by asking for it alone first."""
-    for alone in (True, False):
-        for family, _, _, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            own = socket.socket(family, socket.SOCK_STREAM)
-            with contextlib.ExitStack() as closing:
-                (closing if alone else held).enter_context(own)
-                if family == socket.AF_INET6:
-                    own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if not alone:
-                    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                own.bind(address)
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        own = _socket(family, held)
+        try:
+            own.bind(address)  # alone: not even somebody who shares it, and does not listen yet, may have it
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _bind_over_what_lingers(own, address, _socket(family, held))
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _bind_over_what_lingers(own: socket.socket, address: Any, other: socket.socket) -> None:
+    """Connections of whoever had the port last do not count (TIME_WAIT). From then on SO_REUSEADDR helps nobody else past `own`:
+    Linux remembers for a port that all who have it would allow that, until one comes that does not.
+    """
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.bind(address)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    with contextlib.suppress(OSError):  # what lingers is of somebody who did not share
+        other.bind(address)
+
+
+def _socket(family: int, held: contextlib.ExitStack) -> socket.socket:
+    found = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+    if family == socket.AF_INET6:
+        found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return found
 
 
 def _tell(error: OSError, host: str, port: int) -> str:
@@ -61,7 +77,7 @@ def _tell(error: OSError, host: str, port: int) -> str:
     if error.errno != errno.EADDRINUSE:
         return f"cannot listen on {host}:{port}: {_REASONS.get(error.errno or 0, error.strerror)}"
     holder = find_holder(port)
-    who = f"by {holder}" if holder else "by a process of another user"
+    who = f"by {holder}" if holder else "by another user's process, or by a graph whose entry does not listen yet"
     return f"port {port} is taken {who}; stop that, or name another port"
 
 
