@@ -22,13 +22,14 @@ import toolkit
 from toolkit.errors import GraphError
 from toolkit.export.compose import render_compose
 from toolkit.export.dockerfile import DISTRIBUTION, SERVED, render_dockerfile, render_ignore
-from toolkit.export.kubernetes import build, render_manifests, validate
+from toolkit.export.kubernetes import INFLIGHT, build, render_manifests, validate
 from toolkit.export.plan import Plan, plan_containers
 from toolkit.export.swarm import render_stack
 from toolkit.export.write import ENGINES, render
 from toolkit.launcher.edges import Description
 from toolkit.launcher.inspector import check_edges
 from toolkit.launcher.manifest import Deployment, Graph, Image, load_graph
+from toolkit.metrics import METRICS
 from toolkit.spec import ReplicaSpec
 
 ROOT = Path(__file__).parents[1]
@@ -270,6 +271,24 @@ def test_kubernetes_says_what_the_graph_file_says(tmp_path: Path) -> None:
     assert found["Deployment", "other"]["spec"]["strategy"] == {"type": "Recreate"}
 
 
+def test_kubernetes_counts_calls_where_prometheus_can_read_them(tmp_path: Path) -> None:
+    assign = ("other.traffic={max_concurrency: 10}", "other.resources=")
+    found = manifests(tmp_path, assign, GRAPH + "metrics: {port: 9500}\n")
+    (metric,) = found["HorizontalPodAutoscaler", "other"]["spec"]["metrics"]
+    target = {"type": "AverageValue", "averageValue": "7"}
+    assert metric == {"type": "Pods", "pods": {"metric": {"name": INFLIGHT}, "target": target}}
+    assert INFLIGHT in METRICS
+    pod = found["Deployment", "other"]["spec"]["template"]
+    assert pod["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "9500",
+        "prometheus.io/path": "/metrics",
+    }
+    assert pod["spec"]["containers"][0]["ports"][1] == {"name": "metrics", "containerPort": 9500}
+    _, scraped = found["NetworkPolicy", "other"]["spec"]["ingress"]
+    assert scraped == {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9500}]}
+
+
 def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) -> None:
     found = manifests(tmp_path)
 
@@ -284,7 +303,7 @@ def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) 
 
 
 def test_kubernetes_own_schemas_take_it(tmp_path: Path) -> None:
-    for text in (GRAPH, SECURED, SHARED):
+    for text in (GRAPH, SECURED, SHARED, GRAPH + "metrics: {}\n"):
         assert validate(build(plan(tmp_path, text))), "kubernetes-validate is not installed"
 
 
@@ -295,6 +314,33 @@ def test_kustomize_takes_it(tmp_path: Path) -> None:
     done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list(yaml.safe_load_all(done.stdout))) == len(build(plan(tmp_path)))
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl to ask")
+def test_kubectls_own_types_hold_all_that_was_written(tmp_path: Path) -> None:
+    """`--dry-run=client` asks a server what there is; what is labelled locally is read into types and written again."""
+    meant = build(plan(tmp_path, GRAPH + "metrics: {}\n"))
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(meant))
+    label = ["kubectl", "label", "--local", "--filename", "all.yaml", "--output", "json", "read=yes"]
+    done = subprocess.run(label, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read, rest = [], done.stdout.lstrip()
+    while rest:
+        one, end = json.JSONDecoder().raw_decode(rest)
+        read.append(one)
+        rest = rest[end:].lstrip()
+    assert [_missing(a, b) for a, b in zip(meant, read, strict=True)] == [[]] * len(meant)
+
+
+def _missing(meant: Any, read: Any, key: str = "") -> list[str]:
+    """What is in the one and not in the other. Quantities are as text what Kubernetes makes of them."""
+    if isinstance(meant, dict):
+        return [each for name in meant for each in _missing(meant[name], (read or {}).get(name), f"{key}.{name}")]
+    if isinstance(meant, list):
+        pairs = zip(meant, read or [None] * len(meant), strict=True)
+        return [each for number, (a, b) in enumerate(pairs) for each in _missing(a, b, f"{key}[{number}]")]
+    is_quantity = ".resources." in key and isinstance(read, str)
+    return [] if meant == read or is_quantity else [f"{key}: {meant!r}, read as {read!r}"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from toolkit.errors import ToolkitError
 from toolkit.export.plan import CACHE, PORT, PROBING, REPLICA, SECRETS, USER, Container, Plan, host_name, refuse
 from toolkit.export.yaml_text import Comments, comment, render
 from toolkit.launcher.document import Key
+from toolkit.launcher.scaling import DEFAULT_SCALING
 
 Manifest = dict[str, Any]
 FORGOTTEN_AFTER = 5
@@ -17,6 +18,10 @@ FORGOTTEN_AFTER = 5
 VERSION = "1.34"
 """Whose schemas the manifests are checked against."""
 CACHE_SIZE = "20Gi"
+INFLIGHT = "toolkit_server_inflight"
+_BY_CPU = "By CPU, which every cluster measures. With metrics: {} in the graph file it is by calls."
+_BY_CALLS = f"""By the calls that a pod handles, or that wait there, out of those that it may execute at once.
+The cluster needs Prometheus, and prometheus-adapter that hands on {INFLIGHT} as a metric of pods."""
 _MARK = "import pathlib, subprocess, sys; subprocess.run(sys.argv[2:], check=True); pathlib.Path(sys.argv[1]).touch()"
 _WAIT = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists():\n    time.sleep(1)"
 
@@ -60,11 +65,9 @@ def _find_problems(plan: Plan) -> Iterator[tuple[Key, str]]:
                 (*key, "device"),
                 f"Kubernetes gives GPUs by their count, and not {each.said.device}; say device: cuda",
             )
-        if _scales(each) and each.said.resources.cpus is None:
-            yield (
-                (*key, "replicas"),
-                "Kubernetes scales by the share of CPU in use; say how much that is: resources: {cpus: 2}",
-            )
+        if _scales(each) and plan.graph.metrics is None and each.said.resources.cpus is None:
+            by_cpu = "Kubernetes scales by the share of CPU in use; say how much that is: resources: {cpus: 2}"
+            yield (*key, "replicas"), f"{by_cpu}; or let it count calls: metrics: {{}} beside services"
 
 
 def _manifests(plan: Plan, each: Container) -> Iterator[tuple[str, Manifest]]:
@@ -76,7 +79,7 @@ def _manifests(plan: Plan, each: Container) -> Iterator[tuple[str, Manifest]]:
     )
     yield "The edges of the graph: who may come in, and where it may go.", _network_policy(plan, each)
     if _scales(each):
-        yield "By CPU, which every cluster measures.", _autoscaler(plan, each)
+        yield (_BY_CALLS if plan.graph.metrics else _BY_CPU), _autoscaler(plan, each)
     if each.said.replicas.min > 1:
         yield "A node may be emptied, one pod at a time.", _disruption_budget(plan, each)
 
@@ -88,9 +91,17 @@ def _deployment(plan: Plan, each: Container) -> Manifest:
         **count,
         "selector": {"matchLabels": _labels(plan, each)},
         "strategy": rolling if each.said.strategy == "rolling" else {"type": "Recreate"},
-        "template": {"metadata": {"labels": _labels(plan, each)}, "spec": _pod(plan, each)},
+        "template": {"metadata": {"labels": _labels(plan, each), **_scraped(plan)}, "spec": _pod(plan, each)},
     }
     return _manifest(plan, "apps/v1", "Deployment", each.host, spec, _labels(plan, each))
+
+
+def _scraped(plan: Plan) -> Manifest:
+    """What a Prometheus that looks for pods goes by, as most are set up."""
+    if plan.graph.metrics is None:
+        return {}
+    found = {"scrape": "true", "port": str(plan.graph.metrics.port), "path": "/metrics"}
+    return {"annotations": {f"prometheus.io/{name}": value for name, value in found.items()}}
 
 
 def _pod(plan: Plan, each: Container) -> Manifest:
@@ -123,12 +134,15 @@ def _pod(plan: Plan, each: Container) -> Manifest:
 
 def _container(plan: Plan, each: Container, mounts: Sequence[Manifest]) -> Manifest:
     ask = {"exec": {"command": list(PROBING)}} if each.tls else {"grpc": {"port": PORT}}
+    ports = {_port_name(port): port for port in each.ports}
+    if plan.graph.metrics:
+        ports["metrics"] = plan.graph.metrics.port
     return {
         "name": "replica",
         "image": plan.image(each.said.image),
         "command": [escaped(part) for part in REPLICA],
         "env": [{"name": name, "value": escaped(value)} for name, value in each.environment.items()],
-        "ports": [{"name": _port_name(port), "containerPort": port} for port in each.ports],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "startupProbe": {
             **ask,
             "periodSeconds": 2,
@@ -195,6 +209,8 @@ def _network_policy(plan: Plan, each: Container) -> Manifest:
             {"ports": _tcp(one.target for one in each.published)},
             *([{"from": callers, "ports": _tcp(sorted(inside))}] if callers and inside else []),
         ]
+    if plan.graph.metrics:
+        ingress.append({"from": [{"namespaceSelector": {}}], "ports": _tcp([plan.graph.metrics.port])})
     to = [_pods(plan, host) for host in each.calls]
     egress: list[Manifest] = [{"to": to, "ports": _tcp(each.called_ports)}] if to else []
     if each.calls_outside:
@@ -223,14 +239,23 @@ def _autoscaler(plan: Plan, each: Container) -> Manifest:
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": each.host},
         "minReplicas": each.said.replicas.min,
         "maxReplicas": each.said.replicas.max,
-        "metrics": [
-            {
-                "type": "Resource",
-                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
-            }
-        ],
+        "metrics": [_by_calls(each) if plan.graph.metrics else _by_cpu()],
     }
     return _manifest(plan, "autoscaling/v2", "HorizontalPodAutoscaler", each.host, spec, _labels(plan, each))
+
+
+def _by_cpu() -> Manifest:
+    target = {"type": "Utilization", "averageUtilization": round(100 * DEFAULT_SCALING.busy)}
+    return {"type": "Resource", "resource": {"name": "cpu", "target": target}}
+
+
+def _by_calls(each: Container) -> Manifest:
+    capacity = sum(one.max_concurrency for one in (each.spec, *each.spec.companions))
+    busy = max(1, round(capacity * DEFAULT_SCALING.busy))
+    return {
+        "type": "Pods",
+        "pods": {"metric": {"name": INFLIGHT}, "target": {"type": "AverageValue", "averageValue": str(busy)}},
+    }
 
 
 def _disruption_budget(plan: Plan, each: Container) -> Manifest:
