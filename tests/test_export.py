@@ -133,7 +133,7 @@ def test_compose_says_what_the_graph_file_says(tmp_path: Path) -> None:
 )
 def test_the_schema_of_compose_takes_it(tmp_path: Path) -> None:
     schema = json.loads(COMPOSE_SCHEMA.read_text())
-    for text in (GRAPH, SECURED):
+    for text in (GRAPH, SECURED, SHARED):
         jsonschema.Draft201909Validator(schema).validate(compose(tmp_path, text=text))
 
 
@@ -539,7 +539,7 @@ def test_deployments_that_share_a_process_share_a_container(tmp_path: Path) -> N
         ["127.0.0.1:50051:50051"],
         {"other": {"condition": "service_healthy"}},
     )
-    assert pair["deploy"]["resources"]["limits"] == {"cpus": "3", "memory": f"{3 << 29}b"}
+    assert (pair["cpus"], pair["mem_limit"]) == ("3", "1536m")
     assert (pair["environment"]["OMP_NUM_THREADS"], pair["environment"]["LEVEL"]) == ("3", "info")
     front = ReplicaSpec.from_environ(pair["environment"])
     (model,) = front.companions
