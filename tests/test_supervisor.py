@@ -660,6 +660,13 @@ def test_more_calls_bring_more_replicas_and_fewer_calls_let_them_go() -> None:
     ]
 
 
+def test_a_process_takes_as_many_calls_as_its_members_together() -> None:
+    up, names = paired("pair", "middle", "leaf"), ("leaf", "middle")
+    story = [*busy(5, pair=20), *paired("pair.1", "middle", "leaf"), *busy(5, pair=10), INT]
+    told = replay(*up, *story, names=names, shared=PAIR, most=4)
+    assert told.processes.spawned == ["pair", "pair.1"]
+
+
 HANG = replace(LIMITS, hang_timeout=10.0)
 
 

@@ -70,7 +70,7 @@ def ask(project: Project, text: str = "") -> dict[str, int]:
 
 def do(project: Project, *arguments: str) -> str:
     done = toolkit(*arguments, folder=project.folder)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -112,14 +112,16 @@ def test_no_call_is_lost_when_a_shared_process_is_scaled_and_replaced(project: P
     with up(write(project)) as running:
         running.wait_ready()
         caller = Caller(project)
-        do(project, "scale", "leaf=2")
-        assert [row["name"] for row in rows(project)] == ["pair", "pair.1", "entry"]
-        do(project, "restart", "middle")
-        assert [row["name"] for row in rows(project)] == ["pair#2", "pair.1#2", "entry"]
-        do(project, "scale", "pair=1")
-        pids = ask(project)
-        assert pids["middle"] == pids["leaf"]
-        count, wrong = caller.finish()
+        try:
+            do(project, "scale", "leaf=2")
+            assert [row["name"] for row in rows(project)] == ["pair", "pair.1", "entry"]
+            do(project, "restart", "middle")
+            assert [row["name"] for row in rows(project)] == ["pair#2", "pair.1#2", "entry"]
+            do(project, "scale", "pair=1")
+            pids = ask(project)
+            assert pids["middle"] == pids["leaf"]
+        finally:
+            count, wrong = caller.finish()
         assert (count > 0, wrong) == (True, "[]")
         end(running)
     assert running.errors == []

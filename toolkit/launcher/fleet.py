@@ -1,4 +1,4 @@
-"""What the supervisor knows of its replicas: those of a deployment, those that replace them, and what is missing."""
+"""What the supervisor knows of its replicas: those of a unit, those that replace them, and what is missing."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Replica:
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """A deployment: how many replicas it should have, of which generation, and those that it has."""
+    """A unit: how many replicas it should have, of which generation, and those that it has."""
 
     unit: Unit
     target: int
