@@ -24,6 +24,7 @@ from toolkit.transport.base import CallerGoneError, is_cancelling
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
+OK, CANCELLED = Code.OK, Code.CANCELLED
 NEVER = 86400.0
 """Seconds. A stream has a deadline before."""
 Send = Callable[[Any], Awaitable[None]]
@@ -86,10 +87,10 @@ class Dispatcher:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         calls = self.calls.get(method.path, self._foreign)
         calls.started += 1
-        start, code = time.monotonic(), Code.CANCELLED
+        start, code = time.monotonic(), CANCELLED
         try:
             reply = await self._reply(method, request, context, calls)
-            code = Code.OK
+            code = OK
             return reply
         except ServiceError as error:
             code = error.code
@@ -101,10 +102,10 @@ class Dispatcher:
         """Answer a method with a stream of replies: `send` takes one after the other, and returns when it wants the next."""
         calls = self.calls.get(method.path, self._foreign)
         calls.started += 1
-        start, code = time.monotonic(), Code.CANCELLED
+        start, code = time.monotonic(), CANCELLED
         try:
             await self._stream(method, request, context, send, calls)
-            code = Code.OK
+            code = OK
         except ServiceError as error:
             code = error.code
             raise

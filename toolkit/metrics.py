@@ -146,7 +146,8 @@ class Calls:
         found = self.ended.get(code)
         if found is None:
             found = self.ended[code] = Histogram(SECONDS)
-        found.add(seconds)
+        found.counts[bisect_left(SECONDS, seconds)] += 1  # `add`, without its call: every call comes by here, twice
+        found.sum += seconds
 
 
 Value = float | tuple[Sequence[int], float]

@@ -17,11 +17,18 @@ from toolkit.context import Context
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import Code, ServiceError
 from toolkit.policy.admission import AdmissionOptions
+from toolkit.policy.balance import BalanceOptions
+from toolkit.policy.hedge import HedgeOptions
+from toolkit.policy.outlier import OutlierOptions
+from toolkit.policy.retry import BudgetOptions, RetryOptions
 from toolkit.transport.base import Call
 from toolkit.transport.pool import HandleOptions
 
 METHODS = {method.attribute: method for method in EchoBase.__contract__.methods}
 SERVER = "grpc_server_call_duration_seconds"
+LONG = 600.0
+CALLS = 60
+"""Often enough for a bad replica of two to be left out."""
 CLIENT = "grpc_client_attempt_duration_seconds"
 
 
@@ -176,3 +183,47 @@ async def test_attempts_are_counted_by_target_and_code(deploy: Deploy) -> None:
         }
         assert figures["grpc_client_attempt_started_total"] == {(*ours, "Ping"): 3, (*ours, "Repeat"): 1}
         assert figures["toolkit_client_replicas"] == {(*ours, "ready"): 1}
+
+
+class Fails(EchoBase):
+    """Counts its calls, and is not there for any of them."""
+
+    begun = 0
+
+    async def say(self, request: Note, context: Context) -> Note:
+        self.begun += 1
+        raise ServiceError(Code.UNAVAILABLE, "not now")
+
+
+async def test_retries_and_ejections_are_counted(deploy: Deploy) -> None:
+    bad, good = Fails(), Acts()
+    good.gate.set()
+    options = HandleOptions(
+        retry=RetryOptions(initial_backoff=0.0),
+        budget=BudgetOptions(reserve=100),
+        balance=BalanceOptions(outlier=OutlierOptions(eject_for=LONG, max_eject_for=LONG)),
+    )
+    async with deploy(bad, good, options=options) as handle:
+        figures = Figures(Dispatcher(Acts(), timeout=30), leaf=handle)
+        for _ in range(CALLS):
+            await handle.unary(METHODS["say"], Note(), Call())
+        ours = ("leaf", "echo")
+        assert figures[CLIENT] == {(*ours, "Say", "OK"): CALLS, (*ours, "Say", "UNAVAILABLE"): bad.begun}
+        assert figures["toolkit_client_retries_total"] == {ours: bad.begun}
+        assert figures["toolkit_client_ejections_total"] == {ours: 1}
+        assert figures["toolkit_client_replicas"] == {(*ours, "ready"): 1, (*ours, "ejected"): 1}
+
+
+async def test_hedges_are_counted_and_those_that_won(deploy: Deploy) -> None:
+    slow, quick = Acts(), Acts()
+    quick.gate.set()
+    options = HandleOptions(hedge=HedgeOptions(delay=0.01), budget=BudgetOptions(reserve=100))
+    async with deploy(slow, quick, options=options) as handle:
+        figures = Figures(Dispatcher(Acts(), timeout=30), leaf=handle)
+        while not slow.begun.is_set():
+            await handle.unary(METHODS["say"], Note(), Call())
+        ours = ("leaf", "echo")
+        assert figures["toolkit_client_hedges_won_total"][ours] >= 1
+        assert figures["toolkit_client_hedges_total"][ours] >= figures["toolkit_client_hedges_won_total"][ours]
+        assert figures["toolkit_client_retries_total"] == {}
+        assert figures[CLIENT][(*ours, "Say", "CANCELLED")] >= 1

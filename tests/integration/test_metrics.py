@@ -11,10 +11,11 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.echo.v1.echo_toolkit import EchoClient, Line, Note
+from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Line, Note
 from tests.integration.up import Project, toolkit, up
 from toolkit.connect import connect
 from toolkit.errors import ServiceError
@@ -46,6 +47,7 @@ class Asks(EchoBase):
 """
 SERVICES = 'leaf: {class: "metered:Batches"}\nentry: {class: "metered:Asks", port: PORT}'
 CALLS = 21
+PATHS = [method.path[1:] for method in EchoBase.__contract__.methods]
 Figures = dict[str, dict[tuple[str, ...], float]]
 
 
@@ -63,6 +65,7 @@ def read(port: int) -> Figures:
     for family in families:
         known = METRICS[family.name if family.type != "counter" else f"{family.name}_total"]
         for sample in family.samples:
+            assert sample.labels.get("grpc_method", PATHS[0]) in PATHS
             assert {*sample.labels} <= {"deployment", "replica", "le", *known.labels}
             labels = tuple(value for _, value in sorted(sample.labels.items()))
             assert labels not in figures.setdefault(sample.name, {}), "each is told once"
@@ -85,6 +88,10 @@ async def call(port: int) -> None:
         await asyncio.gather(*(echo.ping(Line(number=n), metadata=hostile) for n in range(CALLS)))
         with pytest.raises(ServiceError, match="UNIMPLEMENTED"):
             await echo.say(Note())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for path in (f"/{ECHO}/Nope", "/x.Y/Z", '/"} 1/x'):
+            with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+                await channel.unary_unary(path)(b"", timeout=10)
 
 
 def test_the_whole_graph_is_read_at_one_place(project: Project) -> None:

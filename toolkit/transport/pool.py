@@ -37,6 +37,7 @@ from toolkit.transport.base import Call, Transport
 from toolkit.transport.names import Names
 
 log = logging.getLogger("toolkit")
+OK, CANCELLED = Code.OK, Code.CANCELLED
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -254,7 +255,7 @@ class PoolTransport:
         while True:
             replica = None
             attempted.started += 1
-            start, code = time.monotonic(), Code.CANCELLED
+            start, code = time.monotonic(), CANCELLED
             try:
                 replica = self._pick(method, course)
                 reply = await send(self._transports[replica.address])
@@ -268,7 +269,7 @@ class PoolTransport:
                 self._end(replica, False if lane < course.winner else None, is_stream=method.client_streaming)
                 raise
             else:
-                code = Code.OK
+                code = OK
                 self._end(replica, True, time.monotonic() - start, is_stream=method.client_streaming)
                 self._budget.succeeded()
                 return reply
@@ -292,7 +293,7 @@ class PoolTransport:
                 ended: bool | None = None
                 is_stream = method.client_streaming
                 attempted.started += 1
-                start, code = time.monotonic(), Code.CANCELLED
+                start, code = time.monotonic(), CANCELLED
                 try:
                     replica = self._pick(method, course)
                     async with _closing(send(self._transports[replica.address])) as replies:
@@ -303,7 +304,7 @@ class PoolTransport:
                             replied = True
                             self._balancer.heard(replica)
                             yield reply
-                    ended, code = True, Code.OK
+                    ended, code = True, OK
                     self._budget.succeeded()
                     return
                 except ServiceError as error:
