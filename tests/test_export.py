@@ -368,6 +368,30 @@ def test_what_an_engine_cannot_do_is_refused_with_the_reason(
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('files: ["a*"]', "images.light.files: 'a*': a Dockerfile reads * ? ["),
+        ('files: ["a\\nb"]', "images.light.files: 'a\\nb': a Dockerfile reads"),
+        ("files: [../a]", "images.light.files: '../a': only what is in the project's folder"),
+        ("constraints: /a", "images.light.constraints: '/a': only what is in the project's folder"),
+    ],
+)
+def test_a_file_that_no_dockerfile_can_copy_is_refused(tmp_path: Path, said: str, expected: str) -> None:
+    made = plan(tmp_path, GRAPH.replace("light: {}", f"light: {{{said}}}"))
+    with pytest.raises(GraphError) as caught:
+        render_dockerfile(made, "1.0", REQUIRES)
+    assert expected in str(caught.value)
+
+
+def test_the_program_of_another_is_in_no_image_of_ours(tmp_path: Path) -> None:
+    text = GRAPH.replace('class: "m.text:Text", replicas', "command: [./tagger], replicas")
+    with pytest.raises(
+        GraphError, match=r"services\.other\.command: what is in the image of another program is not known"
+    ):
+        plan(tmp_path, text)
+
+
 def test_names_that_dns_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
     text = 'name: g\nentry: a_b\nservices:\n  a_b: {class: "m:C"}\n  a-b: {class: "m:C"}\n'
     with pytest.raises(GraphError, match=r"services\.a-b: the same as 'a_b' in DNS"):
@@ -416,6 +440,18 @@ json_values = st.recursive(
 )
 
 
+def is_sayable(file: str) -> bool:
+    """What the Dockerfile does not refuse."""
+    odd = re.search(r"[*?\[\\\x00-\x1f\x7f]", file)
+    return bool(file.strip()) and file == file.strip() and not odd and not file.startswith("/") and ".." not in file
+
+
+def unescaped(text: str) -> str:
+    """As Docker does where it replaces variables: any other `$` would be one."""
+    assert re.fullmatch(r"(?:[^$\\]|\\[$\\])*", text, re.DOTALL), text
+    return re.sub(r"\\(.)", r"\1", text)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     description=nasty,
@@ -423,12 +459,18 @@ json_values = st.recursive(
     args=st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), json_values, max_size=3),
     fetch=st.lists(nasty, min_size=1, max_size=3),
     packages=st.lists(st.from_regex(r"[A-Za-z0-9][^\x00-\x1f]{0,20}", fullmatch=True), max_size=2),
+    paths=st.lists(nasty.filter(is_sayable), max_size=3),
 )
 def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
-    description: str, env: dict[str, str], args: dict[str, Any], fetch: list[str], packages: list[str]
+    description: str,
+    env: dict[str, str],
+    args: dict[str, Any],
+    fetch: list[str],
+    packages: list[str],
+    paths: list[str],
 ) -> None:
     deployment = Deployment(service="m:C", env=env, args=args, insecure=True, host="0.0.0.0")  # type: ignore[call-arg]
-    image = Image(packages=packages, fetch=fetch)
+    image = Image(packages=packages, fetch=fetch, files=paths)
     graph = Graph(
         path=ROOT / "graph.yaml",
         name="g",
@@ -453,6 +495,9 @@ def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
     instructions = render_dockerfile(made, "1.0", REQUIRES).splitlines()
     _, install = [json.loads(line.removeprefix("RUN ")) for line in instructions if "--find-links" in line]
     assert install[-len(packages) :] == packages or not packages
+    copied = [json.loads(line.removeprefix("COPY ")) for line in instructions if '"/app/' in line]
+    assert [tuple(map(unescaped, each)) for each in copied] == [(path, f"/app/{path}") for path in paths]
+    assert render_ignore(made).split("\n")[4:-3] == [f"!{path}" for path in dict.fromkeys(paths)]
     assert all(re.match(r"(#|FROM|ARG|RUN|COPY|LABEL|ENV|WORKDIR|USER|CMD|$)", line) for line in instructions)
 
 

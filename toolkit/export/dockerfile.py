@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 from packaging.requirements import Requirement
 
-from toolkit.export.plan import CACHE, PROBE, REPLICA, USER, Plan, project_files
+from toolkit.export.plan import CACHE, PROBE, REPLICA, USER, Plan, project_files, refuse
 from toolkit.export.yaml_text import comment
+from toolkit.launcher.document import Key
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.manifest import Image
 
@@ -42,16 +45,35 @@ _FINISH = (
     f"shutil.copy(toolkit.healthcheck.__file__, {PROBE!r}); "
     "[shutil.rmtree(each, True) for each in [*pathlib.Path(numpy.__file__).parent.rglob('tests')]]"
 )
+_MISREAD = re.compile(r"[*?\[\\\x00-\x1f\x7f]|^\s|\s$")
 _MAKE_CACHE = f"import os; os.mkdir({CACHE!r}); os.chown({CACHE!r}, {USER}, {USER})"
 
 
 def render_dockerfile(plan: Plan, version: str, requires: Sequence[str]) -> str:
-    """The text of the file. Its context is the project's folder; `version` is the toolkit's, which `requires` these."""
+    """The text of the file. Its context is the project's folder; `version` is the toolkit's, which `requires` these.
+
+    Raises GraphError where a Dockerfile cannot say it.
+    """
+    refuse(plan.graph, list(_find_problems(plan)))
     lines = [comment(_HEAD.format(name=plan.graph.name)), "", "ARG BASE", "ARG RUNTIME"]
     lines += ["", *_common_build(plan), "", *_common_run(plan)]
     for name, image in plan.images.items():
         lines += ["", *_building(name, image, f"{DISTRIBUTION}=={version}", requires), "", *_running(plan, name)]
     return "\n".join(lines) + "\n"
+
+
+def _find_problems(plan: Plan) -> Iterator[tuple[Key, str]]:
+    for name, image in plan.images.items():
+        for key, files in (("files", image.files or ()), ("constraints", [image.constraints or "."])):
+            for file in files:
+                if _MISREAD.search(file):
+                    reads = "a Dockerfile reads * ? [ \\ and line breaks in a name as something else, and loses spaces around it"
+                    yield ("images", name, key), f"{file!r}: {reads}; rename it, or name the folder that it is in"
+                elif PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+                    yield (
+                        ("images", name, key),
+                        f"{file!r}: only what is in the project's folder can be copied into an image",
+                    )
 
 
 def render_ignore(plan: Plan) -> str:
