@@ -117,7 +117,9 @@ def test_an_error_is_a_line_and_an_exit_code(
         ),
         (["call", "Say", "{}"], "name what to call: either --graph FILE or --target HOST:PORT"),
         (["call", "Say", "{}", "--graph", "g", "--target", "t"], "name what to call: either"),
-        (["call", "Say", "{}", "--target", "t", "--timeout", "x"], "--timeout must be a duration"),
+        (["call", "Say", "{}", "--target", "t:1", "--timeout", "x"], "--timeout must be a duration"),
+        (["call", "Say", "{}", "--target", ""], "--target : write HOST:PORT, or unix:/absolute/path"),
+        (["call", "Say", "{}", "--target", "localhost:99999"], "--target localhost:99999: write HOST:PORT"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,14 @@ class Fails(EchoBase):
         raise StartError("there is no such model; name another")
 
 
+class Endless(EchoBase):
+    @classmethod
+    def __fetch__(cls):
+        import time
+        progress("download", 1, 2)
+        time.sleep(600)
+
+
 class Dies(EchoBase):
     @classmethod
     def __fetch__(cls):
@@ -42,12 +51,29 @@ class Dies(EchoBase):
 """
 
 
-def fetch(folder: Path, services: str, *names: str) -> subprocess.CompletedProcess[str]:
+def begin(folder: Path, services: str, *names: str) -> subprocess.Popen[str]:
     (folder / "classes.py").write_text(CLASSES)
     (folder / "graph.yaml").write_text(f"name: g\nentry: a\nservices:\n{services}")
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'codegen'}"}
     command = [sys.executable, "-m", "toolkit", "fetch", "graph.yaml", *names]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def fetch(folder: Path, services: str, *names: str) -> subprocess.CompletedProcess[str]:
+    process = begin(folder, services, *names)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_ctrl_c_ends_it_without_a_word(tmp_path: Path) -> None:
+    process = begin(tmp_path, '  a: {class: "classes:Endless"}\n')
+    assert process.stderr is not None
+    assert process.stderr.readline() == "a | download 1/2\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130
 
 
 def test_a_class_fetches_with_those_of_its_args_that_it_takes(tmp_path: Path) -> None:

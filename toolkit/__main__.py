@@ -1,6 +1,11 @@
 """`python -m toolkit` is `toolkit`."""
 
-from toolkit.cli import main
+import sys
+
+try:
+    from toolkit.cli import main
+except KeyboardInterrupt:  # Ctrl-C before it has begun
+    sys.exit(130)
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,7 @@ from toolkit.errors import (
     ServiceError,
     ToolkitError,
 )
-from toolkit.spec import Outgoing, ReplicaSpec, check_port
+from toolkit.spec import Outgoing, ReplicaSpec, check_port, check_target
 
 EXIT_CODES: dict[type[Exception], int] = {
     GraphError: 2,
@@ -261,8 +261,12 @@ def _detach(file: Path, *, wait: bool, as_json: bool) -> int:
     code, said = start_detached(file, arguments, os.environ)
     if code == 0 and wait:
         socket = said
-        with shown(state_folder(file, os.environ), sys.stderr, os.environ):
-            answer = ask(said, {"do": "wait"})
+        try:
+            with shown(state_folder(file, os.environ), sys.stderr, os.environ):
+                answer = ask(said, {"do": "wait"})
+        except KeyboardInterrupt:
+            typer.echo(f"{file} goes on starting; toolkit down takes it down", err=True)
+            raise
         code = answer["code"]
         said = read_said(file, os.environ) if code else socket
     if code:
@@ -340,13 +344,16 @@ def logs(
     """Print what a graph said, now or when it was last up."""
     import time
 
-    from toolkit.launcher.attach import show_logs
+    from toolkit.launcher.attach import has_said, show_logs
     from toolkit.launcher.output import PlainView, wants_colour
     from toolkit.launcher.state import find_folder
 
     view = PlainView(sys.stdout, (), is_coloured=wants_colour(sys.stdout, os.environ), clock=time.monotonic)
     after = None if since is None else time.time() - _duration("--since", since)
     folder = find_folder(graph, os.environ)
+    for name in services or ():
+        if not has_said(folder, name):
+            raise typer.BadParameter(f"nobody named {name!r} has said anything; toolkit ps has the names")
     show_logs(folder, view, services or (), follow=follow, since=after, previous=previous)
 
 
@@ -821,5 +828,9 @@ def _entry(graph: Path | None, target: str | None) -> tuple[str, Outgoing]:
         loaded = load_graph(graph)
         return entry_address(loaded), outgoing(loaded, loaded.entry)
     if target is not None and graph is None:
+        try:
+            check_target(target)
+        except ValueError as error:
+            raise typer.BadParameter(f"--target {error}") from None
         return target, Outgoing()
     raise typer.BadParameter("name what to call: either --graph FILE or --target HOST:PORT")

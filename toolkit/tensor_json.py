@@ -42,7 +42,7 @@ def parse(descriptor: Descriptor, item: Any) -> Any:
     try:
         json_format.ParseDict(plain, message, descriptor_pool=descriptor.file.pool)
     except json_format.ParseError as error:
-        raise ToolkitError(f"the JSON is not a {descriptor.name}: {error}") from None
+        raise ToolkitError(f"the JSON is not a {descriptor.name}: {' '.join(str(error).split())}") from None
     for _, pb in find_tensors(message):
         tensor = found[pb.shape.pop()]
         pb.dtype, pb.data = int(tensor.dtype), bytes(tensor.data)

@@ -303,6 +303,12 @@ def test_what_cannot_be_asked_for_is_said(arguments: tuple[str, ...], said: str,
     assert (done.returncode, done.stderr) == (2, f"error: {said.replace('PORT', str(shared.port))}\n")
 
 
+def test_logs_of_nobody_are_refused(shared: Project) -> None:
+    done = toolkit("logs", "lief", folder=shared.folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nobody named 'lief' has said anything" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(tmp_path_factory.mktemp("shared"))

@@ -67,6 +67,12 @@ def _memory(pid: object) -> int | None:
         return None
 
 
+def has_said(folder: Path, name: str) -> bool:
+    """Whether a replica or a deployment of this name is in the record by now."""
+    found = ((str(said.get("replica", "")), said.get("deployments", ())) for said in read_record(folder))
+    return any(is_of(replica, [name], deployments) for replica, deployments in found if replica)
+
+
 def show_logs(
     folder: Path,
     view: PlainView,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +31,7 @@ def fetch_all(graph: Graph, names: Sequence[str], view: View, environ: Mapping[s
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        start_new_session=True,  # Ctrl-C is ours to deal with
     )
     left, ended = set(wanted), dict[str, Row]()
     with process:
@@ -45,6 +48,9 @@ def fetch_all(graph: Graph, names: Sequence[str], view: View, environ: Mapping[s
                 view.show(name, row)
                 if "error" in said:
                     view.complain(f"{name}: {said['error']}")
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         finally:
             view.settle()
     for name, row in ended.items():
