@@ -394,6 +394,26 @@ async def test_calls_that_wait_for_a_batch_take_no_turn_of_those_that_run() -> N
     assert service.batches == [["a"], list("bcde")]
 
 
+async def test_calls_in_batches_and_those_that_wait_for_one_are_the_load_too() -> None:
+    service = Shouts()
+    dispatcher = Dispatcher(service, timeout=30)
+    client = EchoClient(LocalTransport(dispatcher))
+    await ask(client, "a")
+    assert dispatcher.load == (0, 0, 0.0)
+    service.gate.clear()
+    service.started.clear()
+    first = asyncio.create_task(ask(client, *"ab"))
+    await service.started.wait()
+    others = asyncio.create_task(ask(client, *"cdefg"))
+    await turns()
+    running, waiting, seconds = dispatcher.load
+    assert (running, waiting) == (2, 5)
+    assert seconds > 0  # a full batch is before a new one
+    service.gate.set()
+    await asyncio.gather(first, others)
+    assert dispatcher.load == (0, 0, 0.0)
+
+
 async def test_beyond_the_queue_calls_are_refused_at_once() -> None:
     service = Shouts()
     service.gate.clear()

@@ -116,6 +116,17 @@ def test_a_batch_is_no_larger_than_it_may_be_and_keeps_the_order() -> None:
     assert history.batches == ["abc", "def", "gh"]
 
 
+def test_a_new_one_waits_for_the_full_batches_that_are_before_it() -> None:
+    history = History(max_size=2)
+    history.comes("a", at=0)
+    assert history.queue.wait == 0  # what a batch takes is not known yet
+    history.comes(*"bcdef", at=20)
+    assert history.batches == ["a", "bc"]
+    assert history.queue.wait == 8 * MS  # "de" comes before, "f" shares
+    history.ends()
+    assert history.queue.wait == 0
+
+
 def test_a_full_batch_never_waits() -> None:
     history = History(max_size=2, max_delay=1.0)
     teach(history, crowd=8)

@@ -171,6 +171,11 @@ class Batcher:
         return len(self._waiting)
 
     @property
+    def wait(self) -> float:
+        """About how many seconds the full batches take that would run before the one of a new request."""
+        return self._waiting.wait
+
+    @property
     def running(self) -> int:
         """Batches that are being run."""
         return self._waiting.running

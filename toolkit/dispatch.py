@@ -183,9 +183,12 @@ class Dispatcher:
 
     @property
     def load(self) -> tuple[int, int, float]:
-        """Calls that run, calls that wait for a turn, and about how many seconds a new one would wait."""
-        admission = self._door.admission
-        return admission.running, admission.queued, admission.wait
+        """Calls that run, calls that wait for a turn or for a batch, and about how many seconds a new one would wait."""
+        admission, batchers = self._door.admission, self.batchers.values()
+        in_batches = sum(door.admission.running for door in self._doors.values())
+        waiting = sum(each.queued for each in batchers)
+        wait = max(admission.wait, *(each.wait for each in batchers)) if batchers else admission.wait
+        return admission.running + in_batches - waiting, admission.queued + waiting, wait
 
     async def wait_idle(self, timeout: float) -> bool:
         """Return once no call is being handled; False when some still are after `timeout` seconds."""

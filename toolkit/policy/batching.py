@@ -126,6 +126,11 @@ class Batching(Generic[I]):
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def wait(self) -> float:
+        """About how many seconds the full batches take that would run before the one of a new request."""
+        return len(self._queue) // self.options.max_size * self._seconds / self.options.concurrency
+
     def add(self, item: I) -> None:
         item.arrived_at = self._clock()
         self._queue[item] = None
