@@ -163,5 +163,11 @@ middle: {{class: "classes:Caller"}}
         assert list(ask(project)) == ["entry"]
         do(project, "restart", "other")
         assert {row["name"] for row in rows(project)} == {"leaf#3", "front#3", "middle"}
+        third = ask(project, "leaf")
+        broken = "from own import Leaf as First\n\n\nclass Other(First):\n    def __init__(self): 1 / 0\n"
+        (project.folder / "other.py").write_text(broken)
+        running.wait_line("error: front#3 goes on serving")
+        assert ask(project, "leaf") == third
         end(running)
-    assert running.errors == []
+    assert running.errors[0] == "error: front#4: other: Other cannot be made: ZeroDivisionError: division by zero"
+    assert len(running.errors) == 2
