@@ -220,7 +220,8 @@ def graph(
     places: dict[Key, Place] = {
         ("services", name): Place("graph.yaml", number + 4) for number, name in enumerate(names)
     }
-    return Graph(path=Path("graph.yaml"), name="g", entry=names[-1], services=services, places=places)
+    over = (Path("production.yaml"),)
+    return Graph(path=Path("graph.yaml"), name="g", entry=names[-1], services=services, overrides=over, places=places)
 
 
 def replay(
@@ -533,6 +534,16 @@ def test_only_what_is_made_of_a_changed_file_is_replaced() -> None:
     assert "leaf.py changed: replacing leaf" in told.view.said
     both = replay(*described(*ALL), *files, *ready(*ALL), Changed(("/p/common.py", "/p/other.py")), INT)
     assert sorted(both.processes.spawned[3:]) == ["leaf#2", "middle#2"]
+
+
+@pytest.mark.parametrize("name", ["graph.yaml", "production.yaml"])
+def test_a_change_of_the_graph_file_is_told_to_count_later(name: str) -> None:
+    """And of what is laid over it."""
+    told = replay(*described(*ALL), *ready(*ALL), Changed((str(Path(name).resolve()), "/p/other.yaml")), INT)
+    assert len(told.processes.spawned) == 3
+    assert [said for said in told.view.said if "changed" in said] == [
+        f"{name} changed; that counts from the next toolkit up on"
+    ]
 
 
 def test_a_change_that_cannot_start_is_mended_by_the_next_one() -> None:

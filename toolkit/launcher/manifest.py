@@ -414,6 +414,8 @@ class Graph:
     """Those that the file describes."""
     metrics: Metrics | None = None
     """Where they are read."""
+    overrides: Sequence[Path] = ()
+    """Files that were laid over it."""
     places: Mapping[Key, Place] = field(default_factory=dict, repr=False)
 
     @property
@@ -461,7 +463,7 @@ def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence
     file, problems = _validate(document)
     problems += _cross_check(document)
     problems += document.problems
-    graph = None if file is None else _graph(path, file, document)
+    graph = None if file is None else _graph(path, file, document, overrides)
     problems += [] if graph is None else [*_check_security(graph), *_check_devices(graph), *_check_processes(graph)]
     if problems or graph is None:
         order = sorted(problems, key=lambda each: (document.sources.index(each.place.source), each.place.line))
@@ -469,7 +471,7 @@ def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence
     return graph
 
 
-def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
+def _graph(path: Path, file: GraphFile, document: Document, overrides: Sequence[Path]) -> Graph:
     """What the top of the file says for all is said by each deployment from here on."""
     services = {
         name: replace(each, env={**file.env, **each.env}, tls=merge(file.tls, each.tls), auth=each.auth or file.auth)
@@ -486,6 +488,7 @@ def _graph(path: Path, file: GraphFile, document: Document) -> Graph:
         forward=file.forward,
         images=file.images,
         metrics=file.metrics,
+        overrides=tuple(overrides),
         places=document.places,
     )
 

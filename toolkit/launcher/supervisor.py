@@ -344,8 +344,9 @@ class Supervisor:
         if self.is_stopping:
             return
         names = ", ".join(Path(path).name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
-        if str(self.graph.path.resolve()) in paths:
-            self._view.say(f"{self.graph.path.name} changed; that counts from the next toolkit up on")
+        for file in (self.graph.path, *self.graph.overrides):
+            if str(file.resolve()) in paths:
+                self._view.say(f"{file.name} changed; that counts from the next toolkit up on")
         touched = [group for group in self.groups.values() if not group.files.isdisjoint(paths)]
         if touched:
             self._view.say(f"{names} changed: replacing {', '.join(each.unit.label for each in touched)}")
