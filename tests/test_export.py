@@ -289,6 +289,21 @@ def test_kubernetes_counts_calls_where_prometheus_can_read_them(tmp_path: Path) 
     assert scraped == {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9500}]}
 
 
+def test_keda_scales_where_it_is_told_of_prometheus(tmp_path: Path) -> None:
+    text = GRAPH + 'metrics: {keda: "http://prometheus.monitoring:9090"}\n'
+    found = manifests(tmp_path, ("other.traffic={max_concurrency: 10}",), text)
+    assert ("HorizontalPodAutoscaler", "other") not in found
+    scaled = found["ScaledObject", "other"]["spec"]
+    assert (scaled["scaleTargetRef"], scaled["minReplicaCount"], scaled["maxReplicaCount"]) == ({"name": "other"}, 1, 4)
+    (trigger,) = scaled["triggers"]
+    assert trigger["metadata"]["query"] == f'sum({INFLIGHT}{{deployment=~"other"}})'
+    assert (trigger["metadata"]["serverAddress"], trigger["metadata"]["threshold"]) == (
+        "http://prometheus.monitoring:9090",
+        "7",
+    )
+    assert validate(build(plan(tmp_path, text)))
+
+
 def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) -> None:
     found = manifests(tmp_path)
 

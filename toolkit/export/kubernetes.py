@@ -19,9 +19,12 @@ VERSION = "1.34"
 """Whose schemas the manifests are checked against."""
 CACHE_SIZE = "20Gi"
 INFLIGHT = "toolkit_server_inflight"
+KEDA = "keda.sh/v1alpha1"
 _BY_CPU = "By CPU, which every cluster measures. With metrics: {} in the graph file it is by calls."
 _BY_CALLS = f"""By the calls that a pod handles, or that wait there, out of those that it may execute at once.
 The cluster needs Prometheus, and prometheus-adapter that hands on {INFLIGHT} as a metric of pods."""
+_BY_KEDA = f"""By {INFLIGHT}: the calls that pods handle, or that wait there. The cluster needs KEDA.
+Where Prometheus reads this graph in several namespaces, add namespace="…" to the query in an overlay."""
 _MARK = "import pathlib, subprocess, sys; subprocess.run(sys.argv[2:], check=True); pathlib.Path(sys.argv[1]).touch()"
 _WAIT = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists():\n    time.sleep(1)"
 
@@ -43,6 +46,8 @@ def validate(documents: Sequence[Manifest]) -> bool:
     except ImportError:
         return False
     for document in documents:
+        if document["apiVersion"] == KEDA:
+            continue  # KEDA brings its own schemas to a cluster
         try:
             kubernetes_validate.validate(document, VERSION, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -79,7 +84,7 @@ def _manifests(plan: Plan, each: Container) -> Iterator[tuple[str, Manifest]]:
     )
     yield "The edges of the graph: who may come in, and where it may go.", _network_policy(plan, each)
     if _scales(each):
-        yield (_BY_CALLS if plan.graph.metrics else _BY_CPU), _autoscaler(plan, each)
+        yield _scaler(plan, each)
     if each.said.replicas.min > 1:
         yield "A node may be emptied, one pod at a time.", _disruption_budget(plan, each)
 
@@ -234,6 +239,32 @@ def _scales(each: Container) -> bool:
     return each.said.replicas.max > each.said.replicas.min
 
 
+def _scaler(plan: Plan, each: Container) -> tuple[str, Manifest]:
+    metrics = plan.graph.metrics
+    if metrics is None:
+        return _BY_CPU, _autoscaler(plan, each)
+    return (
+        (_BY_KEDA, _scaled_object(plan, each, metrics.keda)) if metrics.keda else (_BY_CALLS, _autoscaler(plan, each))
+    )
+
+
+def _scaled_object(plan: Plan, each: Container, prometheus: str) -> Manifest:
+    names = "|".join(each.unit.members)
+    asked = {
+        "serverAddress": prometheus,
+        "query": f'sum({INFLIGHT}{{deployment=~"{names}"}})',
+        "threshold": str(_busy(each)),
+        "ignoreNullValues": "false",
+    }
+    spec = {
+        "scaleTargetRef": {"name": each.host},
+        "minReplicaCount": each.said.replicas.min,
+        "maxReplicaCount": each.said.replicas.max,
+        "triggers": [{"type": "prometheus", "metadata": asked}],
+    }
+    return _manifest(plan, KEDA, "ScaledObject", each.host, spec, _labels(plan, each))
+
+
 def _autoscaler(plan: Plan, each: Container) -> Manifest:
     spec = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": each.host},
@@ -249,12 +280,16 @@ def _by_cpu() -> Manifest:
     return {"type": "Resource", "resource": {"name": "cpu", "target": target}}
 
 
-def _by_calls(each: Container) -> Manifest:
+def _busy(each: Container) -> int:
+    """Calls of a pod above which there should be more pods."""
     capacity = sum(one.max_concurrency for one in (each.spec, *each.spec.companions))
-    busy = max(1, round(capacity * DEFAULT_SCALING.busy))
+    return max(1, round(capacity * DEFAULT_SCALING.busy))
+
+
+def _by_calls(each: Container) -> Manifest:
     return {
         "type": "Pods",
-        "pods": {"metric": {"name": INFLIGHT}, "target": {"type": "AverageValue", "averageValue": str(busy)}},
+        "pods": {"metric": {"name": INFLIGHT}, "target": {"type": "AverageValue", "averageValue": str(_busy(each))}},
     }
 
 

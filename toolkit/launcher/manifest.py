@@ -38,6 +38,7 @@ MAX_REPLICAS = 256
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _AMOUNT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)", re.ASCII)
+_URL = re.compile(r"https?://[^\s/]+(/\S*)?", re.ASCII)
 _NAME = re.compile(r"[a-z]([a-z0-9_-]{0,38}[a-z0-9])?", re.ASCII)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][^\x00-\x1f]{0,500}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -106,6 +107,9 @@ _Requirement = Annotated[
     str,
     _check(_REQUIREMENT.fullmatch, "a requirement as pip reads it, such as torch==2.13.0"),
     _shaped(_REQUIREMENT.pattern),
+]
+_Url = Annotated[
+    str, _check(_URL.fullmatch, "an address such as http://prometheus.monitoring:9090"), _shaped(_URL.pattern)
 ]
 _Duration = Annotated[float, BeforeValidator(parse_duration), _shaped(_DURATION)]
 _Size = Annotated[int, BeforeValidator(parse_size), _shaped(_SIZE)]
@@ -345,6 +349,8 @@ class Metrics:
     port: _Port = METRICS_PORT
     """`toolkit up`: of the whole graph, on 127.0.0.1, unless `--metrics HOST:PORT` says otherwise. `toolkit export`: of each
     container, within the engine's own network."""
+    keda: _Url | None = None
+    """`toolkit export kubernetes`: the address of Prometheus, which KEDA asks in order to scale. None: an autoscaler."""
 
 
 @_strict
