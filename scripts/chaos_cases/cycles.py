@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,7 +167,10 @@ async def run(count: int) -> AsyncIterator[Row]:
                 if number % max(1, count // 10) == 0:
                     say(f"cycles: {number} of {count}")
 
-        await asyncio.gather(*(asyncio.to_thread(work, lane) for lane in lanes))
+        try:
+            await asyncio.gather(*(asyncio.to_thread(work, lane) for lane in lanes))
+        finally:
+            deque(numbers, 0)  # who is interrupted begins no other
         for lane in lanes:
             await asyncio.to_thread(lane.cycle, kill=False)  # the one after a killed one clears up its claim
         restarts = max(1, count // 10)
