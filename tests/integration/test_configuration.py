@@ -117,6 +117,17 @@ def test_a_program_in_any_language_is_started_watched_called_and_stopped(project
     assert running.errors == []
 
 
+def test_a_program_does_not_outlive_a_launcher_that_is_killed(project: Project) -> None:
+    with up(program(project, "{listen}")) as running:
+        pid = int(running.wait_line("tagger ").split()[-2])
+        running.wait_ready()
+        with watch([pid]) as programs:
+            for keeper in running.replicas():
+                os.kill(keeper, signal.SIGSTOP)  # it has no time to see to its program
+            running.process.kill()
+            assert wait_gone(programs, 2)
+
+
 def test_a_program_that_dies_is_started_again(project: Project) -> None:
     with up(program(project, "{host}:{port}")) as running:
         first = int(running.wait_line("tagger ").split()[-2])

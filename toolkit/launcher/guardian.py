@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = "TOOLKIT_RUN"
-"""Environment variable whose value is the run's own."""
+MARK = "MODEL_TOOLKIT_RUN"
+"""Environment variable whose value is the run's own. It does not begin as those of a `ReplicaSpec` do: these are kept from
+the programs that a replica starts."""
 _ROUND = 0.02
 _ROUNDS = 100
 _PATIENCE = 5.0
