@@ -399,6 +399,26 @@ async def test_all_down_then_back() -> None:
     await leaf.pool.close()
 
 
+async def test_when_the_last_leaves_calls_wait_a_moment_for_who_takes_its_place() -> None:
+    """However few retries there are: it is another process at the same address, or one at an address that is told."""
+    leaf = Deployment("a", watched=True, options=HandleOptions(retry=RetryOptions(attempts=1)))
+    await leaf.say_ready(a=True)
+    await leaf.say_ready(a=False)
+    await leaf.say_ready(a=False)  # its health said so, and then its connection
+    leaf.pool.set_addresses("a")
+    stream = leaf.pool.server_stream(REPEAT, Note(), CALL)
+    call, item = asyncio.create_task(leaf.call()), asyncio.ensure_future(anext(stream))
+    await turns()
+    assert (call.done(), item.done()) == (False, False)
+    leaf.pool.set_addresses("ab")
+    await turns()
+    assert (call.done(), item.done()) == (False, False)
+    await leaf.say_ready(b=True)
+    assert ((await call).text, (await item).text) == ("reply", "reply")
+    await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
+    await leaf.pool.close()
+
+
 async def test_a_replica_that_comes_while_a_call_retries_answers_it() -> None:
     leaf = Deployment("a", watched=True, options=HandleOptions(retry=RetryOptions(initial_backoff=0.001)))
     await leaf.say_ready(a=False)

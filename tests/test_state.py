@@ -219,9 +219,12 @@ def test_an_address_that_is_not_ours_is_told() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows environments")
 def test_a_mark_ends_its_own_processes_and_no_other() -> None:
-    marked = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "a" * 32}, start_new_session=True)
+    began = ["sh", "-c", "echo; exec sleep 600"]  # a process that is just being started shows no environment
+    marked = subprocess.Popen(began, env={**os.environ, MARK: "a" * 32}, stdout=subprocess.PIPE, start_new_session=True)
     other = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "b" * 32})
     try:
+        assert marked.stdout is not None
+        assert marked.stdout.readline() == b"\n"
         assert list(find_marked("a" * 32)) == [marked.pid]
         end_all("a" * 32)
         assert marked.wait() == -9
@@ -229,4 +232,4 @@ def test_a_mark_ends_its_own_processes_and_no_other() -> None:
     finally:
         for each in (marked, other):
             each.kill()
-            each.wait()
+            each.communicate()

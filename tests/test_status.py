@@ -100,6 +100,19 @@ def test_an_error_without_a_message_is_called_by_its_code() -> None:
     assert received(message="").message == "OUT_OF_RANGE"
 
 
+def test_a_call_that_a_stopping_server_gave_up_may_be_made_elsewhere() -> None:
+    failure = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "CANCELLED")
+    found = from_status(failure, ("a:1",))
+    assert (found.code, found.unseen) == (Code.UNAVAILABLE, False)
+    assert found.message == "a:1 gave the call up, as servers do that stop"
+
+
+@pytest.mark.parametrize("said", ["", "the user has left"])
+def test_a_cancellation_that_the_other_side_means_stays_one(said: str) -> None:
+    failure = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), said)
+    assert from_status(failure, ("a:1",)).code is Code.CANCELLED
+
+
 def test_who_does_not_answer_is_named_by_address() -> None:
     status = grpc.StatusCode.UNAVAILABLE
     failure = grpc.aio.AioRpcError(

@@ -27,6 +27,8 @@ DETAILS: Final = "grpc-status-details-bin"
 PATH: Final = "toolkit-path"
 PUSHBACK: Final = "grpc-retry-pushback-ms"
 """gRPC's own, from https://github.com/grpc/proposal/blob/master/A6-client-retries.md."""
+GIVEN_UP: Final = "CANCELLED"
+"""What gRPC's servers say of calls that come in the moment in which they stop: an error that nobody has raised."""
 MAX_MESSAGE: Final = 1024
 """Bytes of a message that go out. All headers together may take 8 KiB, and gRPC writes a byte beyond ASCII in three."""
 MAX_DETAILS: Final = 3072
@@ -60,8 +62,11 @@ def from_status(error: grpc.aio.AioRpcError, addresses: Sequence[str]) -> Servic
     metadata = dict(error.trailing_metadata() or ())
     message = error.details() or code.name
     unseen = code is Code.UNAVAILABLE and not metadata and ("to connect" in message or "backends failing" in message)
+    where = ", ".join(addresses)
+    if code is Code.CANCELLED and error.details() == GIVEN_UP and not metadata:
+        code, message = Code.UNAVAILABLE, f"{where} gave the call up, as servers do that stop"
     if unseen:
-        where, why = ", ".join(addresses), explain(message)
+        why = explain(message)
         message = f"nobody answers at {where} ({message})" if why is None else f"cannot talk to {where}: {why}"
     path = metadata.get(PATH, "")
     return ServiceError(

@@ -115,7 +115,7 @@ def test_the_whole_graph_is_read_at_one_place(project: Project) -> None:
         assert CALLS / 4 <= batches <= CALLS
         assert found["toolkit_batch_size_sum"][batch] == CALLS
         assert found["toolkit_batch_compute_seconds_count"][batch] == batches
-        assert found["toolkit_batch_compute_seconds_sum"][batch] >= 0.05 * batches
+        assert found["toolkit_batch_compute_seconds_sum"][batch] >= 0.04 * batches  # timers may be a little early
         assert found["toolkit_server_queue_seconds_count"][batch] == CALLS
         assert found["toolkit_server_inflight"] == {("entry", "entry"): 0, ("leaf", "leaf"): 0}
         assert found["toolkit_replicas"]["leaf", "ready"] == 1

@@ -49,11 +49,15 @@ def guarded(mark: str, folder: Path) -> Iterator[None]:
 
 
 def end_all(mark: str) -> None:
-    """Kill every process with this mark, and those that they start meanwhile."""
+    """Kill every process with this mark, and those that they start meanwhile. Whoever is just being started shows no
+    environment for a moment, so that none counts only when it is seen twice.
+    """
+    none_before = False
     for _ in range(_ROUNDS):
         found = list(find_marked(mark))
-        if not found:
+        if not found and none_before:
             return
+        none_before = not found
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

@@ -43,6 +43,8 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 MAX_OUTSTANDING: Final = 1024
 """Calls of one handle at once: what a slow dependency may hold of its caller."""
+PATIENCE: Final = 1.0
+"""Seconds that calls wait when the last replica that was ready is not any more: one that takes its place is connected by then."""
 ANSWERS: Final = frozenset(
     {
         Code.INVALID_ARGUMENT,
@@ -116,7 +118,9 @@ class PoolTransport:
         self._unheard: set[str] = set()
         """Replicas of which nothing is known yet."""
         self._heard = asyncio.Event()
-        """A replica is ready, or none is and all have said so."""
+        """A replica is ready, or none is and all have said so: then calls need not wait."""
+        self._missing: asyncio.TimerHandle | None = None
+        """Ends the wait for one in the place of the last that was ready."""
         self._names: Names | None = None
         self._following: asyncio.Task[None] | None = None
         if isinstance(addresses, Names):
@@ -188,9 +192,9 @@ class PoolTransport:
             if address not in self._transports:
                 self._transports[address] = self._connect(address)
                 self._start_watching(address)
-        if not self._unheard:
+        if not (self._unheard or self._missing):
             self._heard.set()
-        elif not any(replica.is_present for replica in self._balancer.replicas):
+        elif not self._has_any():
             self._heard.clear()  # calls wait for those that are new, as in the first moment
 
     async def wait_ready(self) -> None:
@@ -217,6 +221,7 @@ class PoolTransport:
         if self._following is not None:
             await wait_closed(self._following)
         self.set_addresses(())
+        self._give_up()
         self._is_closed = True
         for address in tuple(self._transports):
             self._let_go(address)
@@ -231,8 +236,6 @@ class PoolTransport:
         start = time.monotonic()
         done = None
         try:
-            if not self._heard.is_set():
-                await self._wait_heard(call)
             hedge = self._hedge_for(method)
             if hedge is None:
                 reply = await self._attempts(method, call, send, _Course())
@@ -253,6 +256,8 @@ class PoolTransport:
     ) -> Reply:
         attempted = self._attempted_of(method)
         while True:
+            if not self._heard.is_set():
+                await self._wait_heard(call)
             replica = None
             attempted.started += 1
             start, code = time.monotonic(), CANCELLED
@@ -286,9 +291,9 @@ class PoolTransport:
         attempted = self._attempted_of(method)
         replied = False
         try:
-            if not self._heard.is_set():
-                await self._wait_heard(call)
             while True:
+                if not self._heard.is_set():
+                    await self._wait_heard(call)
                 replica = None
                 ended: bool | None = None
                 is_stream = method.client_streaming
@@ -362,7 +367,7 @@ class PoolTransport:
             await wait_closed(*lanes)
 
     async def _wait_heard(self, call: Call) -> None:
-        """Nothing is known of the replicas in the first moment: let them say."""
+        """Nothing is known of the replicas in the first moment: let them say. Nor in that after the last of them has left."""
         try:
             async with asyncio.timeout(None if call.deadline is None else call.deadline.remaining()):
                 await self._heard.wait()
@@ -452,13 +457,31 @@ class PoolTransport:
             self._set_ready(address, False)
 
     def _set_ready(self, address: str, is_ready: bool) -> None:
+        had_any = self._has_any()
         self._balancer.set_ready(address, is_ready)
         self._unheard.discard(address)
         if is_ready:
             self._ready.set()
         elif self._names is not None:
             self._names.ask_again()
-        if is_ready or not self._unheard:
+        if had_any and not self._has_any():
+            self._heard.clear()
+            self._missing = asyncio.get_running_loop().call_later(PATIENCE, self._give_up)
+        elif is_ready:
+            self._give_up()
+            self._heard.set()
+        elif not (self._unheard or self._missing):
+            self._heard.set()
+
+    def _has_any(self) -> bool:
+        return any(replica.is_present for replica in self._balancer.replicas)
+
+    def _give_up(self) -> None:
+        """Wait for nobody but those that have yet to say how they are."""
+        if self._missing is not None:
+            self._missing.cancel()
+            self._missing = None
+        if not self._unheard:
             self._heard.set()
 
     def _let_go(self, address: str) -> None:
