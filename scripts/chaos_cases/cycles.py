@@ -18,7 +18,6 @@ from typing import Final
 
 from scripts.chaos_cases.case import Case, Row, say
 from scripts.chaos_cases.load import quantile
-from toolkit.launcher.addresses import pick_free_port
 from toolkit.launcher.desk import ask
 from toolkit.launcher.state import read_run, state_folder
 
@@ -34,6 +33,8 @@ LOOKS: Final = 25
 MIB: Final = 1 << 20
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 MARK: Final = "CHAOS_CYCLES"
+PORTS: Final = 20_000
+"""The first lane's port: below those that the kernel gives to connections of whoever else works here."""
 GRAPH: Final = """name: cycles
 entry: leaf
 services:
@@ -46,6 +47,7 @@ class Lane:
     """One graph, in folders of its own: whatever stays there is of its making."""
 
     home: Path
+    port: int
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
     """In the environment of all that it starts."""
     ups: list[float] = field(default_factory=list)
@@ -57,7 +59,7 @@ class Lane:
     def __post_init__(self) -> None:
         for name in ("run", "state", "tmp"):
             (self.home / name).mkdir(parents=True, mode=0o700)
-        self.graph.write_text(GRAPH.replace("PORT", str(pick_free_port())))
+        self.graph.write_text(GRAPH.replace("PORT", str(self.port)))
 
     @property
     def graph(self) -> Path:
@@ -76,8 +78,9 @@ class Lane:
     def cycle(self, *, kill: bool) -> None:
         began = time.monotonic()
         with self.up() as launcher:
-            if not self.wait_ready(launcher):
-                self.wrong.append(f"not ready; exit code {launcher.wait()}")
+            said: deque[str] = deque(maxlen=3)
+            if not self.wait_ready(launcher, said):
+                self.wrong.append(f"not ready; exit code {launcher.wait()}: {' '.join(said)}")
                 return
             ready = time.monotonic()
             launcher.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
@@ -93,7 +96,7 @@ class Lane:
     def restarts(self, count: int) -> tuple[int, float]:
         """Descriptors and MiB that one launcher gains while its replica is replaced so often."""
         with self.up() as launcher:
-            ready = self.wait_ready(launcher)
+            ready = self.wait_ready(launcher, deque(maxlen=1))
             run = read_run(state_folder(self.graph, self.environ))
             if not ready or run is None:
                 raise RuntimeError("the graph is not up")
@@ -110,9 +113,14 @@ class Lane:
         command = (sys.executable, "-m", "toolkit", "up", str(self.graph))
         return subprocess.Popen(command, env=self.environ, cwd=self.home, stderr=subprocess.PIPE, text=True)
 
-    def wait_ready(self, launcher: subprocess.Popen[str]) -> bool:
+    def wait_ready(self, launcher: subprocess.Popen[str], said: deque[str]) -> bool:
+        """Whether it is; `said` gets its latest lines."""
         assert launcher.stderr is not None
-        return any(line.startswith("ready: ") for line in launcher.stderr)
+        for line in launcher.stderr:
+            said.append(line.strip())
+            if line.startswith("ready: "):
+                return True
+        return False
 
     def wait_gone(self) -> float:
         began = time.monotonic()
@@ -155,7 +163,7 @@ def of_the_kernel() -> Iterator[str]:
 
 async def run(count: int) -> AsyncIterator[Row]:
     with TemporaryDirectory(prefix="chaos") as folder:
-        lanes = [Lane(Path(folder) / str(n)) for n in range(LANES)]
+        lanes = [Lane(Path(folder) / str(n), PORTS + n) for n in range(LANES)]
         for lane in lanes:
             await asyncio.to_thread(lane.cycle, kill=False)  # logs and the like are there from now on
         files, kernels = [lane.files() for lane in lanes], set(of_the_kernel())
