@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.up import Project, Running, children, environ, toolkit, up, wait_gone, watch
+from toolkit.launcher.guardian import MARK
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +76,9 @@ def test_every_variable_that_is_set_is_printed_before_anything_starts(project: P
         assert running.wait_exit() == 0
     ours = environ()
     added = {
-        name: value for name, value in theirs.items() if ours.get(name) != value and not name.startswith("TOOLKIT_")
+        name: value
+        for name, value in theirs.items()
+        if ours.get(name) != value and not name.startswith(("TOOLKIT_", MARK))
     }
     assert added
     assert all(f"{name}={value}" in plan for name, value in added.items())
@@ -228,7 +231,7 @@ def say(project: Project, text: str) -> subprocess.CompletedProcess[str]:
 def test_a_replica_that_dies_comes_back_and_its_callers_find_it(project: Project) -> None:
     with up(project.write('leaf: {class: "classes:Dies"}\nentry: {class: "classes:Caller", port: PORT}')) as running:
         running.wait_ready()
-        assert say(project, "die").returncode == 1
+        assert say(project, "die").returncode in (0, 1)  # sent again, it is answered by who comes soon enough
         running.wait_line("leaf#2 | ready after")
         again = say(project, "hello")
         assert (again.returncode, again.stderr) == (0, "")

@@ -78,8 +78,11 @@ class Parent(Leaf):
 
 
 class Dies(Leaf):
+    """Once."""
+
     async def say(self, request, context):
-        if request.text == "die":
+        if request.text == "die" and not os.path.exists("has-died"):
+            open("has-died", "w").close()
             os._exit(3)
         return await super().say(request, context)
 
