@@ -212,5 +212,5 @@ def test_a_clock_that_jumps_ends_no_call_and_no_replica(project: Project, tmp_pa
             assert running.replicas() == before
         take_down(running)
     times = [said["t"] for said in read_record(state_folder(path, env))]
-    assert max(times) - min(times) > 7000, "it did jump"
+    assert max(times) - min(times) > 3000, "it did jump"
     assert running.errors == []
