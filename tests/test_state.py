@@ -219,8 +219,14 @@ def test_an_address_that_is_not_ours_is_told() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows environments")
 def test_a_mark_ends_its_own_processes_and_no_other() -> None:
-    began = ["sh", "-c", "echo; exec sleep 600"]  # a process that is just being started shows no environment
-    marked = subprocess.Popen(began, env={**os.environ, MARK: "a" * 32}, stdout=subprocess.PIPE, start_new_session=True)
+    waits = ["sh", "-c", "echo; read until_killed"]  # with nothing to start: a process shows no environment in its exec
+    marked = subprocess.Popen(
+        waits,
+        env={**os.environ, MARK: "a" * 32},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
     other = subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "b" * 32})
     try:
         assert marked.stdout is not None
