@@ -17,7 +17,7 @@ from services.echo.v1.echo_toolkit import Line, Note
 from toolkit.call import call
 from toolkit.context import Context
 from toolkit.dispatch import Dispatcher
-from toolkit.errors import Code, ServiceError, ToolkitError
+from toolkit.errors import Code, ServiceError, ToolkitError, UsageError
 from toolkit.limits import MessageLimits
 from toolkit.server import Server
 
@@ -120,7 +120,7 @@ async def test_a_method_is_named_as_far_as_it_is_unique(target: str, method: str
 
 @pytest.mark.parametrize("method", ["Pong", "ping", "ing", "cho/Ping", "", f"{SERVICE}/", "Check"])
 async def test_an_unknown_method_is_told_with_those_there_are(target: str, method: str) -> None:
-    with pytest.raises(ToolkitError) as caught:
+    with pytest.raises(UsageError) as caught:
         await replies(target, method, {})
     assert str(caught.value) == f"no method is called {method!r}; there are: {METHODS}"
 
@@ -156,7 +156,7 @@ def _naming(name: str) -> Any:
 
 
 async def test_a_name_that_several_methods_have_is_told_with_them(crowded: str) -> None:
-    with pytest.raises(ToolkitError) as caught:
+    with pytest.raises(UsageError) as caught:
         await replies(crowded, "Say", {})
     assert str(caught.value) == "several methods match 'Say'; there are: a.Echo/Say, b.Echo/Say, x.a.Echo/Say"
 
@@ -191,7 +191,7 @@ async def test_a_full_name_is_enough_though_a_longer_one_ends_so(crowded: str, n
     ],
 )  # fmt: skip
 async def test_a_payload_that_does_not_fit_is_told(target: str, method: str, payload: str, reason: str) -> None:
-    with pytest.raises(ToolkitError) as caught:
+    with pytest.raises(UsageError) as caught:
         await replies(target, method, payload)
     assert str(caught.value).startswith(reason)
 

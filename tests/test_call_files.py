@@ -472,7 +472,7 @@ async def test_the_command_line_saves_and_says_so(target: str, cat: Tensor) -> N
 
 async def test_the_command_line_says_what_is_wrong(target: str, cat: Tensor) -> None:
     code, out, err = await run("Unary", '{"image": "@none.npy"}', "--target", target)
-    assert (code, out, err) == (1, "", "error: image: none.npy: no such file\n")
+    assert (code, out, err) == (2, "", "error: image: none.npy: no such file\n")
 
 
 def test_a_large_file_is_mapped_and_refused_without_being_read(

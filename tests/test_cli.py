@@ -12,7 +12,16 @@ from typer.testing import CliRunner
 
 import toolkit
 from toolkit import cli
-from toolkit.errors import Code, GenerateError, GraphError, PlacementError, ServiceError, StartError, ToolkitError
+from toolkit.errors import (
+    Code,
+    GenerateError,
+    GraphError,
+    PlacementError,
+    ServiceError,
+    StartError,
+    ToolkitError,
+    UsageError,
+)
 
 ROOT = Path(__file__).parents[1]
 VERBS = (
@@ -81,6 +90,7 @@ def test_help_is_quick() -> None:
     [
         (GraphError("a:1: x\na:2: y"), 2, "error: a:1: x\nerror: a:2: y\n"),
         (PlacementError("no GPU"), 3, "error: no GPU\n"),
+        (UsageError("no"), 2, "error: no\n"),
         (StartError("no"), 1, "error: no\n"),
         (GenerateError("p:1:2: no"), 1, "error: p:1:2: no\n"),
         (ToolkitError("no"), 1, "error: no\n"),

@@ -15,7 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from toolkit.array_files import ArrayFolder
 from toolkit.codec import MAX_TENSORS
 from toolkit.contract import fetch_service, served
-from toolkit.errors import ToolkitError
+from toolkit.errors import StartError, ToolkitError, UsageError
 from toolkit.limits import MessageLimits
 from toolkit.security import PLAIN, wait_connected
 from toolkit.spec import Outgoing
@@ -41,11 +41,14 @@ async def call(
 
     `method` is as much of `package.Service/Method` as is unique there. `payload` is one JSON object, or for a method with
     a request stream an array of them; `parse` says how it may hold tensors. The arrays of the replies are saved to `save`.
-    Raises ToolkitError for what the caller wrote, ServiceError for what the call met.
+    Raises UsageError for what the caller wrote, ToolkitError where nobody is there, and ServiceError for what the call met.
     """
     if save is not None:
         save.make()
-    transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES), outgoing=outgoing)
+    try:
+        transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES), outgoing=outgoing)
+    except StartError as error:  # the files that `outgoing` names
+        raise UsageError(str(error)) from None
     try:
         await _reach(transport)
         found = await find_method(transport.channel, method, target)
@@ -64,7 +67,7 @@ async def call(
 
 
 async def find_method(channel: grpc.aio.Channel, wanted: str, target: str) -> MethodDescriptor:
-    """The one method that `wanted` names. Raises ToolkitError listing the candidates where it names none or several."""
+    """The one method that `wanted` names. Raises UsageError listing the candidates where it names none or several."""
     names = await served(channel)
     services = [service for name in sorted(names) if (service := await fetch_service(channel, name)) is not None]
     if not services:
@@ -77,7 +80,7 @@ async def find_method(channel: grpc.aio.Channel, wanted: str, target: str) -> Me
     matches = [dotted[key]] if key in dotted else [dotted[name] for name in dotted if name.endswith(f".{key}")]
     if len(matches) != 1:
         what = "several methods match" if matches else "no method is called"
-        raise ToolkitError(f"{what} {wanted!r}; there are: {', '.join(matches or every)}")
+        raise UsageError(f"{what} {wanted!r}; there are: {', '.join(matches or every)}")
     return every[matches[0]]
 
 
@@ -99,11 +102,11 @@ def _items(method: MethodDescriptor, payload: str) -> list[Any]:
     try:
         value = json.loads(payload)
     except (ValueError, RecursionError) as error:
-        raise ToolkitError(f"the payload is not JSON: {error}") from None
+        raise UsageError(f"the payload is not JSON: {error}") from None
     items = value if method.client_streaming and isinstance(value, list) else [value]
     if method.input_type.full_name != TENSOR and not all(isinstance(item, dict) for item in items):
         what = "a JSON array of objects, each" if method.client_streaming else "one JSON object,"
-        raise ToolkitError(f"{method.name} takes {what} a {method.input_type.name}")
+        raise UsageError(f"{method.name} takes {what} a {method.input_type.name}")
     return items
 
 

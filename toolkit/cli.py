@@ -21,11 +21,13 @@ from toolkit.errors import (
     RunningError,
     ServiceError,
     ToolkitError,
+    UsageError,
 )
 from toolkit.spec import Outgoing, ReplicaSpec, check_port, check_target
 
 EXIT_CODES: dict[type[Exception], int] = {
     GraphError: 2,
+    UsageError: 2,
     PlacementError: 3,
     ConflictError: 5,
     RunningError: 6,
@@ -565,6 +567,12 @@ def fetch(
 
 @app.command(
     epilog="""\b
+Exit codes:
+  0  it replied
+  1  nobody answers, or the call failed
+  2  the command, the JSON, or a file that they name is wrong
+
+\b
 Examples:
   toolkit call GenerateScore '{"sentence": "A cat"}' --graph graph.yaml
   toolkit call services.echo.v1.Echo/Say '{"text": "hi"}' --target 127.0.0.1:50051

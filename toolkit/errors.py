@@ -83,6 +83,10 @@ class ToolkitError(Exception):
     """Something is wrong before the first call. The message says what, where, and the next step; no traceback is needed."""
 
 
+class UsageError(ToolkitError):
+    """What was typed is wrong, or a file that it names."""
+
+
 class GraphError(ToolkitError):
     """The graph file is wrong. `str()` is one line a problem: `file:line: key: message`."""
 

@@ -16,7 +16,7 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from toolkit.array_files import read_array
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, UsageError
 from toolkit.tensor import DType, Tensor, dtype_of, numpy_dtype
 
 TENSOR: Final = "toolkit.v1.Tensor"
@@ -34,7 +34,7 @@ def parse(descriptor: Descriptor, item: Any) -> Any:
     - an object of `dtype`, `shape` and `data`: with base64, proto JSON; with a file or with lists, whose shape and dtype
       may then be left out or must be right.
 
-    Raises ToolkitError naming the field that does not fit.
+    Raises UsageError naming the field that does not fit.
     """
     found: list[Tensor] = []
     plain = _without_tensors(descriptor, item, (), found)
@@ -42,7 +42,7 @@ def parse(descriptor: Descriptor, item: Any) -> Any:
     try:
         json_format.ParseDict(plain, message, descriptor_pool=descriptor.file.pool)
     except json_format.ParseError as error:
-        raise ToolkitError(f"the JSON is not a {descriptor.name}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"the JSON is not a {descriptor.name}: {' '.join(str(error).split())}") from None
     for _, pb in find_tensors(message):
         tensor = found[pb.shape.pop()]
         pb.dtype, pb.data = int(tensor.dtype), bytes(tensor.data)
@@ -125,7 +125,7 @@ def _read_tensor(item: Any, path: Path) -> Tensor:
             return _of_object(item)
         return _of_data(item, None, None)
     except (ToolkitError, TypeError, ValueError) as error:
-        raise ToolkitError(f"{'.'.join(path) or 'the request'}: {error}") from None
+        raise UsageError(f"{'.'.join(path) or 'the request'}: {error}") from None
 
 
 def _of_object(item: dict[str, Any]) -> Tensor:

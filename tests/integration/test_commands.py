@@ -303,6 +303,27 @@ def test_what_cannot_be_asked_for_is_said(arguments: tuple[str, ...], said: str,
     assert (done.returncode, done.stderr) == (2, f"error: {said.replace('PORT', str(shared.port))}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("Sya",), 2, "no method is called 'Sya'; there are: services.echo.v1.Echo/"),
+        (("Say", "{"), 2, "the payload is not JSON: "),
+        (("Say", "[]"), 2, "Say takes one JSON object, a Note"),
+        (("Say", '{"txet": "hi"}'), 2, "the JSON is not a Note: "),
+        (("Say", '{"number": "many"}'), 2, "the JSON is not a Note: "),
+        (("Reflect", '{"pixels": "@none.npy"}'), 2, "pixels: none.npy: no such file"),
+        (("Say", "--ca", "none.crt"), 2, "none.crt: no such file"),
+        (("Reflect", "{}"), 1, "UNIMPLEMENTED: "),
+    ],
+)
+def test_a_wrong_request_is_told_from_a_failed_call(
+    arguments: tuple[str, ...], code: int, said: str, shared: Project
+) -> None:
+    done = toolkit("call", "--graph", "graph.yaml", *arguments, folder=shared.folder)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"error: {said}"), done.stderr
+
+
 def test_logs_of_nobody_are_refused(shared: Project) -> None:
     done = toolkit("logs", "lief", folder=shared.folder)
     assert (done.returncode, done.stdout) == (2, "")
