@@ -24,7 +24,6 @@ from toolkit.transport.base import CallerGoneError, is_cancelling
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()
-OK, CANCELLED = Code.OK, Code.CANCELLED
 NEVER = 86400.0
 """Seconds. A stream has a deadline before."""
 Send = Callable[[Any], Awaitable[None]]
@@ -86,100 +85,77 @@ class Dispatcher:
     async def reply(self, method: Method[Any, Any], request: Any, context: Context) -> Any:
         """Answer a method with one reply; `request` is an async iterator where the client streams."""
         calls = self.calls.get(method.path, self._foreign)
-        calls.started += 1
-        start, code = time.monotonic(), CANCELLED
-        try:
-            reply = await self._reply(method, request, context, calls)
-            code = OK
+        with calls.counted():
+            limit = self._begin(context)
+            door = self._doors.get(method.path, self._door)
+            decision = door.enter_nowait(limit, method.path)
+            if decision is ADMIT:
+                calls.at_once += 1
+            else:
+                await self._wait(door, decision, limit, calls)
+            start, seconds, is_late = time.monotonic(), None, False
+            try:
+                with time_limit(limit.remaining()):
+                    reply = await self._handlers[method.path](request, context)
+                seconds = time.monotonic() - start
+            except Exception as error:
+                is_late = _is_late(error, limit)
+                raise self._failure(error, method, limit) from error
+            except asyncio.CancelledError as error:
+                if _is_cancelled(error):
+                    raise
+                raise internal(error) from error
+            finally:
+                door.leave(seconds, is_late=is_late, kind=method.path)
+                self._leave()
+            self._check_reply(method, reply)
             return reply
-        except ServiceError as error:
-            code = error.code
-            raise
-        finally:
-            calls.end(code, time.monotonic() - start)
 
     async def stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send) -> None:
         """Answer a method with a stream of replies: `send` takes one after the other, and returns when it wants the next."""
         calls = self.calls.get(method.path, self._foreign)
-        calls.started += 1
-        start, code = time.monotonic(), CANCELLED
-        try:
-            await self._stream(method, request, context, send, calls)
-            code = OK
-        except ServiceError as error:
-            code = error.code
-            raise
-        finally:
-            calls.end(code, time.monotonic() - start)
+        with calls.counted():
+            limit = self._begin(context)
+            decision = self._door.enter_nowait(limit, method.path)
+            if decision is ADMIT:
+                calls.at_once += 1
+            else:
+                await self._wait(self._door, decision, limit, calls)
+            start, seconds, is_late = time.monotonic(), None, False
+            replies: Any = None
+            idle = idle_limit(self._idle_timeout)
+            try:
+                with time_limit(limit.remaining()), idle:
+                    replies = self._handlers[method.path](request, context)
+                    async for reply in replies:
+                        if type(reply) is not method.reply:
+                            self._check_reply(method, reply)
+                        idle.since = None
+                        await send(reply)
+                        idle.since = time.monotonic()
+                seconds = time.monotonic() - start
+            except Exception as error:
+                is_late = _is_late(error, limit)
+                if idle.is_over and isinstance(error, TimeoutError):
+                    raise self._stalled(method) from error
+                raise self._failure(error, method, limit) from error
+            except asyncio.CancelledError as error:
+                if _is_cancelled(error):
+                    raise
+                raise internal(error) from error
+            finally:
+                try:
+                    if hasattr(replies, "aclose"):
+                        await replies.aclose()
+                finally:
+                    self._door.leave(seconds, is_late=is_late, kind=method.path)
+                    self._leave()
 
     def refused(self, method: Method[Any, Any], error: ServiceError) -> None:
         """A call came whose request cannot be read."""
         calls = self.calls.get(method.path, self._foreign)
         calls.started += 1
         calls.end(error.code, 0.0)
-
-    async def _reply(self, method: Method[Any, Any], request: Any, context: Context, calls: Calls) -> Any:
-        limit = self._begin(context)
-        door = self._doors.get(method.path, self._door)
-        decision = door.enter_nowait(limit, method.path)
-        if decision is ADMIT:
-            calls.at_once += 1
-        else:
-            await self._wait(door, decision, limit, calls)
-        start, seconds, is_late = time.monotonic(), None, False
-        try:
-            with time_limit(limit.remaining()):
-                reply = await self._handlers[method.path](request, context)
-            seconds = time.monotonic() - start
-        except Exception as error:
-            is_late = _is_late(error, limit)
-            raise self._failure(error, method, limit) from error
-        except asyncio.CancelledError as error:
-            if _is_cancelled(error):
-                raise
-            raise internal(error) from error
-        finally:
-            door.leave(seconds, is_late=is_late, kind=method.path)
-            self._leave()
-        self._check_reply(method, reply)
-        return reply
-
-    async def _stream(self, method: Method[Any, Any], request: Any, context: Context, send: Send, calls: Calls) -> None:
-        limit = self._begin(context)
-        decision = self._door.enter_nowait(limit, method.path)
-        if decision is ADMIT:
-            calls.at_once += 1
-        else:
-            await self._wait(self._door, decision, limit, calls)
-        start, seconds, is_late = time.monotonic(), None, False
-        replies: Any = None
-        idle = idle_limit(self._idle_timeout)
-        try:
-            with time_limit(limit.remaining()), idle:
-                replies = self._handlers[method.path](request, context)
-                async for reply in replies:
-                    if type(reply) is not method.reply:
-                        self._check_reply(method, reply)
-                    idle.since = None
-                    await send(reply)
-                    idle.since = time.monotonic()
-            seconds = time.monotonic() - start
-        except Exception as error:
-            is_late = _is_late(error, limit)
-            if idle.is_over and isinstance(error, TimeoutError):
-                raise self._stalled(method) from error
-            raise self._failure(error, method, limit) from error
-        except asyncio.CancelledError as error:
-            if _is_cancelled(error):
-                raise
-            raise internal(error) from error
-        finally:
-            try:
-                if hasattr(replies, "aclose"):
-                    await replies.aclose()
-            finally:
-                self._door.leave(seconds, is_late=is_late, kind=method.path)
-                self._leave()
 
     @property
     def load(self) -> tuple[int, int, float]:

@@ -7,13 +7,14 @@ with `toolkit_`. No label takes what a caller sends: only names of the graph and
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, Literal
 
-from toolkit.errors import Code
+from toolkit.errors import Code, ServiceError
 
 SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
@@ -142,12 +143,33 @@ class Calls:
         self.ended: dict[Code, Histogram] = {}
         """Code → what the calls took."""
 
+    def counted(self) -> _Counted:
+        """`with calls.counted():` around one call, from its start to its end, however it ends."""
+        return _Counted(self)
+
     def end(self, code: Code, seconds: float) -> None:
         found = self.ended.get(code)
         if found is None:
             found = self.ended[code] = Histogram(SECONDS)
         found.counts[bisect_left(SECONDS, seconds)] += 1  # `add`, without its call: every call comes by here, twice
         found.sum += seconds
+
+
+class _Counted:
+    """What ends by something else than a ServiceError was cancelled."""
+
+    __slots__ = ("_calls", "_start")
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def __enter__(self) -> None:
+        self._calls.started += 1
+        self._start = time.monotonic()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        code = Code.OK if error is None else error.code if isinstance(error, ServiceError) else Code.CANCELLED
+        self._calls.end(code, time.monotonic() - self._start)
 
 
 Value = float | tuple[Sequence[int], float]

@@ -37,7 +37,6 @@ from toolkit.transport.base import Call, Transport
 from toolkit.transport.names import Names
 
 log = logging.getLogger("toolkit")
-OK, CANCELLED = Code.OK, Code.CANCELLED
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -259,13 +258,12 @@ class PoolTransport:
             if not self._heard.is_set():
                 await self._wait_heard(call)
             replica = None
-            attempted.started += 1
-            start, code = time.monotonic(), CANCELLED
+            start = time.monotonic()
             try:
-                replica = self._pick(method, course)
-                reply = await send(self._transports[replica.address])
+                with attempted.counted():
+                    replica = self._pick(method, course)
+                    reply = await send(self._transports[replica.address])
             except ServiceError as error:
-                code = error.code
                 self._end(replica, not is_fault(error), is_stream=method.client_streaming)
                 delay = self._delay(error, method, call, course, unsent=replica is None)
                 if delay is None:
@@ -274,12 +272,9 @@ class PoolTransport:
                 self._end(replica, False if lane < course.winner else None, is_stream=method.client_streaming)
                 raise
             else:
-                code = OK
                 self._end(replica, True, time.monotonic() - start, is_stream=method.client_streaming)
                 self._budget.succeeded()
                 return reply
-            finally:
-                attempted.end(code, time.monotonic() - start)
             await asyncio.sleep(delay)
 
     async def _stream(
@@ -297,29 +292,27 @@ class PoolTransport:
                 replica = None
                 ended: bool | None = None
                 is_stream = method.client_streaming
-                attempted.started += 1
-                start, code = time.monotonic(), CANCELLED
                 try:
-                    replica = self._pick(method, course)
-                    async with _closing(send(self._transports[replica.address])) as replies:
-                        async for reply in replies:
-                            if not is_stream:
-                                is_stream = True
-                                self._balancer.began(replica)
-                            replied = True
-                            self._balancer.heard(replica)
-                            yield reply
-                    ended, code = True, OK
+                    with attempted.counted():
+                        replica = self._pick(method, course)
+                        async with _closing(send(self._transports[replica.address])) as replies:
+                            async for reply in replies:
+                                if not is_stream:
+                                    is_stream = True
+                                    self._balancer.began(replica)
+                                replied = True
+                                self._balancer.heard(replica)
+                                yield reply
+                    ended = True
                     self._budget.succeeded()
                     return
                 except ServiceError as error:
-                    ended, code = not is_fault(error), error.code
+                    ended = not is_fault(error)
                     delay = self._delay(error, method, call, course, unsent=replica is None, replied=replied)
                     if delay is None:
                         raise
                 finally:
                     self._end(replica, ended, is_stream=is_stream)
-                    attempted.end(code, time.monotonic() - start)
                 await asyncio.sleep(delay)
         finally:
             self._door.leave(None)
