@@ -157,10 +157,10 @@ def test_a_new_project_checks(tmp_path: Path) -> None:
     assert (made.returncode, made.stderr) == (0, "")
     project = tmp_path / "my_project"
     generated = run("generate", folder=project)
-    assert (generated.returncode, generated.stderr) == (0, "")
+    assert generated.returncode == 0, generated.stderr
     assert run("generate", "--check", folder=project).returncode == 0
     checked = run("check", "graph.yaml", folder=project)
-    assert (checked.returncode, checked.stderr) == (0, "")
+    assert checked.returncode == 0, checked.stderr
     assert checked.stdout.startswith("ok: ")
     for path in project.rglob("*_toolkit.py"):
         path.write_text(path.read_text() + "# by hand\n")

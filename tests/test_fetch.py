@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CLASSES = """
+import subprocess
 from services.echo.v1.echo_toolkit import EchoBase
 from toolkit.errors import StartError
 from toolkit.service import progress
@@ -22,6 +23,7 @@ class Fetches(EchoBase):
     @classmethod
     def __fetch__(cls, model):
         print("a line of a library")
+        subprocess.run(["echo", "a line of a program that it starts"])
         progress(f"download {model}", 1, 2)
 
 

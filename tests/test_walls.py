@@ -55,9 +55,9 @@ policy.balance policy.hedge
 policy.admission policy.batching policy.outlier policy.retry
 policy.replica
 budget context contract security tensor
-blocking limits listening ensemble
-metrics
-credentials ending errors deadline gpu healthcheck handshake method spec wire message affinity control lifeline memory probe
+blocking limits listening ensemble probe
+metrics answering
+credentials ending errors deadline gpu healthcheck handshake method spec wire message affinity control lifeline memory
 tasks
 """
 """A module may import what stands below it: never sideways, never upwards. A new module gets its place here."""

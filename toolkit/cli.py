@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -199,7 +199,6 @@ def up(
     takes a key away.
     """
     from toolkit.launcher.edges import find_edges, select
-    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.inventory import find_machine
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.supervisor import Limits
@@ -219,7 +218,7 @@ def up(
     )
     graph = load_graph(file, override or (), assign or ())
     if services:
-        graph = select(graph, services, {} if no_deps else find_edges(graph, check_edges(graph)))
+        graph = select(graph, services, {} if no_deps else find_edges(graph, _described(graph)))
     machine = find_machine(os.environ, _fake_gpus(fake_gpus) if fake_gpus else None)
     if dry_run:
         return show_plan(graph, machine, stream=sys.stdout, environ=os.environ)
@@ -256,11 +255,13 @@ def _detach(file: Path, *, wait: bool, as_json: bool) -> int:
     from toolkit.launcher.attach import read_said, start_detached
     from toolkit.launcher.desk import ask
     from toolkit.launcher.state import state_folder
-    from toolkit.launcher.waiting import shown
+    from toolkit.launcher.waiting import busy, shown
 
     ours = ("-d", "--detach", "--wait", "--json", "--quiet")
     arguments = ["up", "--quiet", *(each for each in sys.argv[2:] if each not in ours)]
-    code, said = start_detached(file, arguments, os.environ)
+    with busy(str(file), sys.stderr, os.environ) as report:
+        report("start")
+        code, said = start_detached(file, arguments, os.environ)
     if code == 0 and wait:
         socket = said
         try:
@@ -473,12 +474,11 @@ def check(file: GraphFile, override: Overrides = None, assign: Assignments = Non
     tokens must be there, and do what they are for.
     """
     from toolkit.launcher.edges import find_edges
-    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.trust import plan_trust
 
     graph = load_graph(file, override or (), assign or ())
-    edges = find_edges(graph, check_edges(graph))
+    edges = find_edges(graph, _described(graph))
     plan_trust(graph, edges)
     count = sum(map(len, edges.values()))
     typer.echo(f"ok: {graph.name}: deployments {len(edges)}, edges {count}")
@@ -499,12 +499,11 @@ def graph(
     assign: Assignments = None,
 ) -> None:
     """Draw a graph: who calls whom, as its classes say."""
-    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.picture import draw
 
     loaded = load_graph(file, override or (), assign or ())
-    typer.echo(draw(loaded, check_edges(loaded), style))
+    typer.echo(draw(loaded, _described(loaded), style))
 
 
 @app.command(
@@ -522,9 +521,13 @@ def doctor() -> None:
     """Look for what keeps graphs from running well here."""
     from toolkit.launcher.doctor import examine
     from toolkit.launcher.inventory import find_machine
+    from toolkit.launcher.waiting import busy
 
+    with busy("doctor", sys.stderr, os.environ) as report:
+        report("look at this machine and this project")
+        findings = list(examine(Path.cwd(), find_machine(os.environ), os.environ))
     is_well = True
-    for finding in examine(Path.cwd(), find_machine(os.environ), os.environ):
+    for finding in findings:
         is_well = is_well and not finding.cure
         typer.echo(f"wrong: {finding.what}; {finding.cure}" if finding.cure else f"ok:    {finding.what}")
     raise typer.Exit(0 if is_well else 1)
@@ -626,6 +629,8 @@ def call(
 
     from toolkit.array_files import ArrayFolder
     from toolkit.call import call as call_method
+    from toolkit.launcher.output import is_terminal
+    from toolkit.launcher.waiting import busy
 
     address, outgoing = _entry(graph, target)
     given = {"ca": ca, "cert": cert, "key": key, "server_name": server_name, "token_file": token_file}
@@ -641,8 +646,12 @@ def call(
     )
 
     async def print_replies() -> None:
-        async for reply in replies:
-            typer.echo(reply)
+        with ExitStack() as stack:
+            if is_terminal(sys.stderr, os.environ):  # elsewhere a line of ours would look like one of the call's errors
+                stack.enter_context(busy(method, sys.stderr, os.environ))(f"wait for {address}")
+            async for reply in replies:
+                stack.close()
+                typer.echo(reply)
 
     asyncio.run(print_replies())
 
@@ -665,9 +674,12 @@ def generate(
     """Make Python of every .proto under protos/."""
     from protoc_gen_toolkit import generate as render
 
+    from toolkit.launcher.waiting import busy
     from toolkit.project.generate import find_project, generate_project
 
-    outcome = generate_project(find_project(Path.cwd()), render, check=check)
+    with busy("protos/", sys.stderr, os.environ) as report:
+        report("generate")
+        outcome = generate_project(find_project(Path.cwd()), render, check=check)
     for warning in outcome.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if check:
@@ -782,20 +794,31 @@ def export(
     The edges come from the classes, so the project must be importable here. Nothing is written where the engine cannot do
     what the graph file says.
     """
-    from toolkit.export.write import ENGINES, write
-    from toolkit.export.write import export as render
+    from toolkit.export.plan import plan_containers
+    from toolkit.export.write import ENGINES, render, write
     from toolkit.launcher.manifest import load_graph
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"ENGINE is one of {', '.join(ENGINES)}, not {engine}")
     graph = load_graph(file, override or (), assign or ())
-    files = render(graph, engine, Path.cwd() if out is None else out, toolkit.__version__)
+    files = render(
+        plan_containers(graph, _described(graph)), engine, Path.cwd() if out is None else out, toolkit.__version__
+    )
     if out is None:
         shown = [text if len(files) == 1 else f"# {name}\n{text}" for name, text in files.items()]
         typer.echo("---\n".join(shown), nl=False)
         return
     for path in write(files, out):
         typer.echo(f"wrote {path}")
+
+
+def _described(graph: Any) -> Any:
+    """What the classes of a graph declare; shows how far their imports are."""
+    from toolkit.launcher.inspector import check_edges
+    from toolkit.launcher.waiting import busy
+
+    with busy(str(graph.path), sys.stderr, os.environ) as report:
+        return check_edges(graph, report=report)
 
 
 def _duration(option: str, text: str) -> float:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import IO, Any
 
+from toolkit.answering import answers
 from toolkit.errors import ToolkitError
-from toolkit.lifeline import die_with_parent
 from toolkit.load import load_service, told
 from toolkit.service import reporter
 
@@ -31,8 +31,7 @@ def fetch(reference: str, args: Mapping[str, Any]) -> bool:
 
 
 def main() -> None:
-    die_with_parent()
-    out, sys.stdout = sys.stdout, sys.stderr  # what user code prints must not mix with the answer
+    out = answers()
     for deployment, said in json.load(sys.stdin).items():
         reporter.set(lambda phase, done, total, name=deployment: _tell(out, name, phase=phase, done=done, total=total))  # type: ignore[misc]
         try:

@@ -7,9 +7,11 @@ In: one JSON object, deployment → `module:Class`, on standard input. Out: one 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
+from toolkit.answering import answers
 from toolkit.batching import batched_methods
 from toolkit.errors import StartError
 from toolkit.load import load_service
@@ -32,10 +34,11 @@ def inspect(deployment: str, reference: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # what user code prints on import must not mix with the answer
+    out = answers()
     for deployment, reference in json.load(sys.stdin).items():
         out.write(json.dumps(inspect(deployment, reference)) + "\n")
         out.flush()  # the next class may end the process
+    os._exit(0)  # whatever threads the classes have started
 
 
 if __name__ == "__main__":

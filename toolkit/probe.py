@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from toolkit.answering import answers
+
 
 def main() -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # what a library prints on import must not mix with the answer
+    out = answers()
     devices, notes = _ask_nvml()
     if not devices:
         devices, more = _ask_torch()
         notes = [] if devices else [*notes, *more]
     out.write(json.dumps({"devices": devices, "notes": notes}) + "\n")
+    out.flush()
 
 
 def _ask_nvml() -> tuple[list[dict[str, Any]], list[str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.integration.up import CLASSES, toolkit
+from tests.integration.up import CLASSES, begin, toolkit, wait_gone, watch
 
 pytestmark = pytest.mark.integration
 
@@ -14,13 +15,13 @@ HEAD = "name: test\nentry: entry\nservices:\n"
 
 
 def verb_says(folder: Path, text: str, *verb: str) -> list[str]:
-    """The lines of standard error; the exit code is 2 and nothing is on standard output."""
+    """The lines of standard error but for those that say how far it is; the exit code is 2 and nothing is on standard output."""
     (folder / "classes.py").write_text(CLASSES)
     (folder / "graph.yaml").write_text(text)
     done = toolkit(*verb, folder=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
-    return done.stderr.splitlines()
+    return [line for line in done.stderr.splitlines() if not line.startswith("graph.yaml | ")]
 
 
 @pytest.mark.parametrize(
@@ -86,4 +87,50 @@ def test_check_says_ok(tmp_path: Path) -> None:
     (tmp_path / "classes.py").write_text(CLASSES)
     (tmp_path / "graph.yaml").write_text(HEAD + '  leaf: {class: "classes:Leaf"}\n  entry: {class: "classes:Caller"}\n')
     done = toolkit("check", "graph.yaml", folder=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ok: test: deployments 2, edges 1\n", "")
+    assert (done.returncode, done.stdout) == (0, "ok: test: deployments 2, edges 1\n")
+
+
+def test_what_a_module_prints_and_leaves_running_is_not_in_the_way_of_check(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import subprocess, threading\n"
+        "from services.echo.v1.echo_toolkit import EchoBase\n"
+        "subprocess.run(['echo', '[1]'])\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "class Loud(EchoBase): pass\n"
+    )
+    (tmp_path / "graph.yaml").write_text(HEAD + '  entry: {class: "loud:Loud"}\n')
+    done = toolkit("check", "graph.yaml", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ok: test: deployments 1, edges 0\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", [("check", "graph.yaml"), ("graph", "graph.yaml"), ("export", "compose", "graph.yaml")]
+)
+def test_imports_that_take_long_show_how_far_they_are(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    (tmp_path / "late.py").write_text(
+        "from pathlib import Path\n"
+        "from services.echo.v1.echo_toolkit import EchoBase\n"
+        "while not Path('go').exists(): pass\n"
+        "class Late(EchoBase): pass\n"
+    )
+    (tmp_path / "graph.yaml").write_text(HEAD + '  entry: {class: "late:Late"}\n')
+    process = begin(*verb, folder=tmp_path)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "graph.yaml | import late:Late 0/1\n"
+    (tmp_path / "go").touch()
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "graph.yaml |" not in out
+
+
+def test_ctrl_c_ends_a_check_and_what_it_asked(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("import os\nopen('pid', 'w').write(str(os.getpid()))\nwhile True: pass\n")
+    (tmp_path / "graph.yaml").write_text(HEAD + '  entry: {class: "late:Late"}\n')
+    process = begin("check", "graph.yaml", folder=tmp_path)
+    assert process.stderr is not None
+    process.stderr.readline()
+    with watch([int((tmp_path / "pid").read_text())]) as inspector:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        assert wait_gone(inspector, 5)
+    assert (process.returncode, out, err) == (130, "", "")

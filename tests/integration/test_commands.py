@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.up import Project, environ, toolkit, up, wait_gone, watch
+from tests.integration.up import Project, begin, environ, toolkit, up, wait_gone, watch
 from toolkit.launcher.state import read_run, state_folder
 
 pytestmark = pytest.mark.integration
@@ -148,11 +148,12 @@ def test_what_takes_long_shows_how_far_it_is(project: Project) -> None:
             assert each.returncode == 0
 
 
-def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "toolkit", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environ(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+def test_a_call_that_takes_long_says_so_on_a_terminal(project: Project) -> None:
+    (project.folder / "late.py").write_text(LATE)
+    with detached(project, 'entry: {class: "late:Late", port: PORT}'):
+        said = f"wait for 127.0.0.1:{project.port}".encode()
+        call = ("call", "Say", "{}", "--graph", "graph.yaml")
+        assert said in on_a_terminal(*call, folder=project.folder, cue=(said, project.folder / "end"))
 
 
 LATE = """
@@ -175,8 +176,8 @@ class Late(EchoBase):
 """
 
 
-def on_a_terminal(*arguments: str, folder: Path) -> bytes:
-    """All that the verb shows there."""
+def on_a_terminal(*arguments: str, folder: Path, cue: tuple[bytes, Path] | None = None) -> bytes:
+    """All that the verb shows there. `cue`: once it shows that, make this file."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "toolkit", *arguments],
@@ -191,6 +192,8 @@ def on_a_terminal(*arguments: str, folder: Path) -> bytes:
     try:
         while chunk := os.read(ours, 4096):
             seen += chunk
+            if cue is not None and cue[0] in seen:
+                cue[1].touch()
     except OSError:  # the other side is closed
         pass
     os.close(ours)

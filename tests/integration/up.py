@@ -211,6 +211,14 @@ def toolkit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """A verb under way."""
+    command = [sys.executable, "-m", "toolkit", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 @contextmanager
 def watch(pids: list[int]) -> Iterator[list[int]]:
     """Descriptors that turn readable when these processes end."""

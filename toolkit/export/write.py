@@ -15,22 +15,15 @@ from toolkit.export.compose import render_compose
 from toolkit.export.dockerfile import DISTRIBUTION, render_dockerfile, render_ignore
 from toolkit.export.kubernetes import build as build_manifests
 from toolkit.export.kubernetes import render_manifests, validate
-from toolkit.export.plan import Plan, plan_containers
+from toolkit.export.plan import Plan
 from toolkit.export.swarm import build as build_stack
 from toolkit.export.swarm import render_stack
-from toolkit.launcher.inspector import check_edges
-from toolkit.launcher.manifest import Graph
 
 ENGINES = ("compose", "swarm", "kubernetes", "dockerfile")
 
 
-def export(graph: Graph, engine: str, folder: Path, version: str) -> dict[str, str]:
-    """File name → text, checked; paths in it are relative to `folder`. Raises GraphError where the engine cannot do it."""
-    return render(plan_containers(graph, check_edges(graph)), engine, folder, version)
-
-
 def render(plan: Plan, engine: str, folder: Path, version: str) -> dict[str, str]:
-    """The same, of a plan."""
+    """File name → text, checked; paths in it are relative to `folder`. Raises GraphError where the engine cannot do it."""
     return _ENGINES[engine](plan, folder.absolute(), version)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import ToolkitError
+from toolkit.launcher.captured import answers, asked
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.manifest import Graph
 from toolkit.launcher.output import Row, View
@@ -23,24 +20,10 @@ def fetch_all(graph: Graph, names: Sequence[str], view: View, environ: Mapping[s
     """Have each of these deployments fetch, and show how far it is. False where one could not."""
     classes = {name: each for name in names if (each := graph.services[name]).service}
     wanted = {name: {"class": each.service, "args": dict(each.args)} for name, each in classes.items()}
-    process = subprocess.Popen(
-        COMMAND,
-        cwd=project_folder(graph.path),
-        env=dict(environ),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C is ours to deal with
-    )
     left, ended = set(wanted), dict[str, Row]()
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(wanted))
-        process.stdin.close()
+    with asked(COMMAND, project_folder(graph.path), wanted, environ=environ) as process:
         try:
-            for said in map(json.loads, process.stdout):
+            for said in answers(process):
                 name, row = said["deployment"], _row(said)
                 if "phase" not in said:
                     left.discard(name)
@@ -48,9 +31,6 @@ def fetch_all(graph: Graph, names: Sequence[str], view: View, environ: Mapping[s
                 view.show(name, row)
                 if "error" in said:
                     view.complain(f"{name}: {said['error']}")
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
         finally:
             view.settle()
     for name, row in ended.items():

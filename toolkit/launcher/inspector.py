@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolkit.errors import GraphError
+from toolkit.launcher.captured import answers, asked
 from toolkit.launcher.edges import Description, find_problems
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.manifest import Graph
+from toolkit.launcher.waiting import Report
 
 COMMAND = (sys.executable, "-m", "toolkit.inspect")
 TIMEOUT = 300.0
 """Seconds; importing torch and the like from a cold disk takes its time."""
 
 
-def check_edges(graph: Graph, *, command: Sequence[str] = COMMAND) -> dict[str, Description]:
-    """What each deployment declares. Raises GraphError for every class that cannot be imported and every wrong edge."""
-    answers = dict(_ask(graph, command))
+def check_edges(
+    graph: Graph, *, report: Report = lambda phase, done=0, total=None: None, command: Sequence[str] = COMMAND
+) -> dict[str, Description]:
+    """What each deployment declares. Raises GraphError for every class that cannot be imported and every wrong edge.
+
+    `report` is told which class it imports, how many it has, and of how many.
+    """
+    answers = dict(_ask(graph, command, report))
     problems = [
         f"{graph.where('services', name, 'class')}: {answers[name]}"
         for name in graph.services
@@ -33,37 +39,30 @@ def check_edges(graph: Graph, *, command: Sequence[str] = COMMAND) -> dict[str, 
     return descriptions
 
 
-def _ask(graph: Graph, command: Sequence[str]) -> Iterator[tuple[str, Description | str]]:
+def _ask(graph: Graph, command: Sequence[str], report: Report) -> Iterator[tuple[str, Description | str]]:
     """Deployment → its description, or the sentence that says why there is none."""
     classes = {name: deployment.service for name, deployment in graph.services.items() if not deployment.command}
     yield from ((name, Description("", {})) for name in graph.services if name not in classes)
-    try:
-        done = subprocess.run(
-            command,
-            cwd=project_folder(graph.path),
-            input=json.dumps(classes),
-            capture_output=True,
-            encoding="utf-8",
-            errors="backslashreplace",
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise GraphError(f"{graph.path}: its classes are not imported after {TIMEOUT:g} s") from None
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    yield from ((name, f"importing it ended its process: {last}") for name in classes)
-    for line in done.stdout.splitlines():
-        answer = _parse(line)
-        if answer.get("deployment") in classes:
-            yield answer["deployment"], _read(answer)
+    found: dict[str, Description | str] = {}
 
+    def report_next() -> None:
+        for name in [name for name in classes if name not in found][:1]:
+            report(f"import {classes[name]}", len(found), len(classes))
 
-def _parse(line: str) -> Mapping[str, Any]:
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            with asked(command, project_folder(graph.path), classes, complaints=complaints) as process:
+                report_next()
+                for answer in answers(process, TIMEOUT):
+                    if answer.get("deployment") in classes:
+                        found[answer["deployment"]] = _read(answer)
+                        report_next()
+        except TimeoutError:
+            raise GraphError(f"{graph.path}: its classes are not imported after {TIMEOUT:g} s") from None
+        complaints.seek(0)
+        said = complaints.read().decode(errors="backslashreplace").strip().splitlines()
+    last = (said or [f"exit code {process.returncode}"])[-1]
+    yield from ((name, found.get(name, f"importing it ended its process: {last}")) for name in classes)
 
 
 def _read(answer: Mapping[str, Any]) -> Description | str:

@@ -23,6 +23,7 @@ DEBOUNCE_MS = 200
 """A checkout writes many files: they are one change."""
 GENERATE = (sys.executable, "-m", "toolkit", "generate")
 GENERATE_TIMEOUT = 120.0
+_ERROR = "error: "
 
 
 @contextlib.contextmanager
@@ -71,7 +72,8 @@ def _generate(folder: Path, environ: Mapping[str, str]) -> tuple[str, list[str]]
     except subprocess.TimeoutExpired:
         return f"toolkit generate has not ended after {GENERATE_TIMEOUT:g} s", []
     if done.returncode:
-        return done.stderr.replace("error: ", "").strip(), []
+        errors = [line.removeprefix(_ERROR) for line in done.stderr.splitlines() if line.startswith(_ERROR)]
+        return "\n".join(errors) or f"toolkit generate ended with exit code {done.returncode}", []
     written = [line.removeprefix("wrote ") for line in done.stdout.splitlines() if line.startswith("wrote ")]
     return "", [str((folder / path).resolve()) for path in written]
 
