@@ -49,7 +49,7 @@ scrape transport.names
 gencode dispatch load
 service
 client status
-codec transport.ahead transport.base
+codec transport.base transport.beside
 batching door
 policy.balance policy.hedge
 policy.admission policy.batching policy.outlier policy.retry

@@ -27,8 +27,8 @@ from toolkit.security import guarded_options, guards, server_credentials
 from toolkit.spec import Incoming
 from toolkit.status import CODES, sent_message, trailers
 from toolkit.tasks import wait_closed
-from toolkit.transport.ahead import Reading, Readings
 from toolkit.transport.base import CallerGoneError
+from toolkit.transport.beside import Reading, Readings
 from toolkit.transport.grpc import TIME_LEFT, too_large
 
 log = logging.getLogger("toolkit")
@@ -216,11 +216,19 @@ class Server:
             raise
 
     def _reading(self, handle: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        """The handler of a stream of requests: it counts what it reads of them."""
+        """The handler of a stream of requests: it counts what it reads of them. One that ends because its caller's stream
+        has failed ends its call itself, which a handler that is cancelled does not.
+        """
 
         async def read(requests: Any, call: Any) -> Any:
             with self._readings.of(call) as reading:
-                return await handle(reading, call)
+                try:
+                    return await handle(reading, call)
+                except CallerGoneError:
+                    if not reading.has_failed:
+                        raise
+                    _fail(call, ServiceError(Code.CANCELLED, "the caller's stream of requests failed"))
+                    return b""
 
         return read
 
@@ -300,7 +308,7 @@ async def _requests(
         await read()
     except grpc.aio.BaseError as error:
         raise CallerGoneError from error
-    if answering is not None and answering.cancelling():
+    if reading.has_failed or (answering is not None and answering.cancelling()):
         raise CallerGoneError
 
 

@@ -23,8 +23,8 @@ from toolkit.security import PLAIN, open_channel
 from toolkit.spec import DNS, Outgoing
 from toolkit.status import from_status
 from toolkit.tasks import wait_closed
-from toolkit.transport.ahead import Lead
-from toolkit.transport.base import Call, Feed
+from toolkit.transport.base import Call, CallerGoneError, Feed
+from toolkit.transport.beside import Lead
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -234,12 +234,17 @@ def _decode(cls: type[Reply], data: bytes, limit: int) -> Reply:
 
 
 async def _write(ongoing: Any, feed: Feed, lead: Lead) -> None:
-    """Send the caller's stream; when it fails, cancel the call."""
+    """Send the caller's stream. When it fails, the handler hears so after the last item, or its call is cancelled."""
     try:
-        async for data in feed:
-            if not lead.send_nowait(len(data)):
-                await lead.wait()
-            await ongoing.write(data)
+        try:
+            async for data in feed:
+                if not lead.send_nowait(len(data)):
+                    await lead.wait()
+                await ongoing.write(data)
+        except CallerGoneError:
+            await ongoing.wait_for_connection()  # nobody can speak of a call that has not begun
+            if not await lead.fail():
+                ongoing.cancel()
         await ongoing.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return  # the call has ended, and its status says how

@@ -1,8 +1,11 @@
-"""How far a stream of requests over gRPC may be ahead of the handler that reads it.
+"""What is said of a stream of requests over gRPC in calls beside it, because the stream itself cannot carry it. A server of
+somebody else's does not know these calls; then gRPC's own ways have to do.
 
-For replies HTTP/2's flow control sees to that. For requests it cannot: a server has one window for all that it receives, and one
-that is right for tokens would slow down every large request. So a caller that is ahead asks, in a call beside the stream, how
-far the handler has read. A server that does not know that call leaves it to HTTP/2.
+How far the handler has read, so that a caller is not too far ahead. For replies HTTP/2's flow control sees to that. For requests
+it cannot: a server has one window for all that it receives, and one that is right for tokens would slow down every large request.
+
+That the caller's own stream has failed. All that gRPC lets a caller do is to cancel its call, and with it what the handler is
+yet to read, and the replies that are on their way.
 """
 
 from __future__ import annotations
@@ -23,8 +26,11 @@ from toolkit.tasks import wait_closed
 
 SERVICE: Final = "toolkit.v1.Streams"
 FOLLOW: Final = "Follow"
+FAIL: Final = "Fail"
 STREAM: Final = "toolkit-stream"
-"""Metadata of the stream, and of the call that follows it: a name that nobody can guess, and after how many bytes to tell."""
+"""Metadata of the stream, and of the calls beside it: a name that nobody can guess, and after how many bytes to tell."""
+FAIL_WITHIN: Final = 1.0
+"""Seconds for the other side to hear of a failure."""
 SMALLEST: Final = 64
 """Bytes that an item counts at least, so that there is an end to small ones too."""
 LONGEST_STEP: Final = 1 << 24
@@ -57,6 +63,15 @@ class Lead:
             self._changed.clear()
             await self._changed.wait()
 
+    async def fail(self) -> bool:
+        """Say that the end of the stream, which comes next, is a failure. Whether the other side has understood."""
+        fail: Any = self._channel.unary_unary(f"/{SERVICE}/{FAIL}")
+        try:
+            await fail(b"", metadata=self.metadata, timeout=FAIL_WITHIN)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
     async def close(self) -> None:
         if self._following is not None:
             await wait_closed(self._following)
@@ -79,7 +94,7 @@ class Lead:
 class Reading:
     """The handler's side of one stream."""
 
-    __slots__ = ("_read", "_step", "_told", "_waiting", "has_ended")
+    __slots__ = ("_read", "_step", "_told", "_waiting", "has_ended", "has_failed", "is_followed")
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -87,6 +102,9 @@ class Reading:
         self._told = 0
         self._waiting: asyncio.Future[None] | None = None
         self.has_ended = False
+        self.has_failed = False
+        """What its caller sends has failed after the last item."""
+        self.is_followed = False
 
     def add(self, size: int) -> None:
         """An item was read."""
@@ -116,12 +134,15 @@ class Readings:
 
     def __init__(self) -> None:
         self._found: dict[str, Reading] = {}
-        handler: Any = grpc.unary_stream_rpc_method_handler(self._tell)
-        self.handler = grpc.method_handlers_generic_handler(SERVICE, {FOLLOW: handler})
+        methods: dict[str, Any] = {
+            FOLLOW: grpc.unary_stream_rpc_method_handler(self._tell),
+            FAIL: grpc.unary_unary_rpc_method_handler(self._fail),
+        }
+        self.handler = grpc.method_handlers_generic_handler(SERVICE, methods)
 
     @contextmanager
     def of(self, call: Any) -> Iterator[Reading]:
-        """The reading of a call's stream, which may be followed within the block."""
+        """The reading of a call's stream, of which may be spoken within the block."""
         name = _named(call)
         reading = Reading(_step(name))
         if name:
@@ -133,12 +154,23 @@ class Readings:
             self._found.pop(name, None)
 
     async def _tell(self, data: bytes, call: Any) -> None:
-        reading = self._found.pop(_named(call), None)  # followed once
-        while reading is not None:
+        reading = self._found.get(_named(call))
+        if reading is None or reading.is_followed:
+            return
+        reading.is_followed = True
+        while True:
             read = await reading.news()
             if reading.has_ended:
                 return
             await call.write(UInt64Value(value=read).SerializeToString())
+
+    async def _fail(self, data: bytes, call: Any) -> bytes:
+        reading = self._found.get(_named(call))
+        if reading is None:
+            call.set_code(grpc.StatusCode.NOT_FOUND)
+        else:
+            reading.has_failed = True
+        return b""
 
 
 def _counted(size: int, step: int) -> int:
