@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import toolkit
+from tests import kubernetes_api
 from toolkit.errors import GraphError
 from toolkit.export.compose import render_compose
 from toolkit.export.dockerfile import DISTRIBUTION, SERVED, render_dockerfile, render_ignore
-from toolkit.export.kubernetes import INFLIGHT, build, render_manifests, validate
+from toolkit.export.kubernetes import INFLIGHT, KEDA, VERSION, build, render_manifests, validate
 from toolkit.export.plan import Plan, plan_containers
 from toolkit.export.swarm import render_stack
 from toolkit.export.write import ENGINES, render
@@ -52,6 +55,8 @@ services:
   front: {class: "m.front:Front", host: 0.0.0.0, port: 50052, insecure: true, image: light, bind: {far: away}}
   away: {url: "dns:///models.example:443", tls: {}}
 """
+BY_CALLS = GRAPH + "metrics: {}\n"
+BY_KEDA = GRAPH + 'metrics: {keda: "http://prometheus.monitoring:9090"}\n'
 DESCRIPTIONS = {
     "my_model": Description(TEXT, {}),
     "other": Description(TEXT, {}),
@@ -209,6 +214,14 @@ services:
   other: {class: "m.text:Text"}
   front: {class: "m.front:Front", tls: {allow: [client]}, bind: {far: other}}
 """
+SHARED = """\
+name: shop
+entry: front
+services:
+  my_model: {class: "m.text:Text", process: my_pair, resources: {cpus: 2, memory: 1GiB}, device: cuda, env: {LEVEL: info}}
+  front: {class: "m.front:Front", process: my_pair, resources: {cpus: 1, memory: 512MiB}, bind: {far: other}}
+  other: {class: "m.text:Text"}
+"""
 
 
 def test_secrets_are_files_and_nobody_gets_those_of_others(tmp_path: Path) -> None:
@@ -290,8 +303,7 @@ def test_kubernetes_counts_calls_where_prometheus_can_read_them(tmp_path: Path) 
 
 
 def test_keda_scales_where_it_is_told_of_prometheus(tmp_path: Path) -> None:
-    text = GRAPH + 'metrics: {keda: "http://prometheus.monitoring:9090"}\n'
-    found = manifests(tmp_path, ("other.traffic={max_concurrency: 10}",), text)
+    found = manifests(tmp_path, ("other.traffic={max_concurrency: 10}",), BY_KEDA)
     assert ("HorizontalPodAutoscaler", "other") not in found
     scaled = found["ScaledObject", "other"]["spec"]
     assert (scaled["scaleTargetRef"], scaled["minReplicaCount"], scaled["maxReplicaCount"]) == ({"name": "other"}, 1, 4)
@@ -301,7 +313,7 @@ def test_keda_scales_where_it_is_told_of_prometheus(tmp_path: Path) -> None:
         "http://prometheus.monitoring:9090",
         "7",
     )
-    assert validate(build(plan(tmp_path, text)))
+    assert validate(build(plan(tmp_path, BY_KEDA)))
 
 
 def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) -> None:
@@ -318,44 +330,126 @@ def test_the_edges_of_the_graph_are_all_that_the_network_allows(tmp_path: Path) 
 
 
 def test_kubernetes_own_schemas_take_it(tmp_path: Path) -> None:
-    for text in (GRAPH, SECURED, SHARED, GRAPH + "metrics: {}\n"):
+    for text in (GRAPH, BY_CALLS, SECURED, SHARED):
         assert validate(build(plan(tmp_path, text))), "kubernetes-validate is not installed"
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl to ask")
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl to ask")
+Kubectl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
+    """`kubectl` with what it asks a server for: a cluster that has every kind of Kubernetes, and KEDA's."""
+    folder = tmp_path_factory.mktemp("kubectl")
+    keda = kubernetes_api.Kind(*KEDA.split("/"), "ScaledObject")
+    with kubernetes_api.serve(VERSION, [keda]) as url:
+        words = ["kubectl", "--kubeconfig", "/dev/null", "--cache-dir", folder, "--server", url]
+
+        def run(*more: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*words, *more], input=said, capture_output=True, text=True, timeout=60, check=False)
+
+        yield run
+
+
+@needs_kubectl
 def test_kustomize_takes_it(tmp_path: Path) -> None:
-    for name, text in render_manifests(plan(tmp_path)).items():
-        (tmp_path / name).write_text(text)
+    _write(tmp_path, GRAPH)
     done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list(yaml.safe_load_all(done.stdout))) == len(build(plan(tmp_path)))
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl to ask")
-def test_kubectls_own_types_hold_all_that_was_written(tmp_path: Path) -> None:
-    """`--dry-run=client` asks a server what there is; what is labelled locally is read into types and written again."""
-    meant = build(plan(tmp_path, GRAPH + "metrics: {}\n"))
-    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(meant))
-    label = ["kubectl", "label", "--local", "--filename", "all.yaml", "--output", "json", "read=yes"]
-    done = subprocess.run(label, cwd=tmp_path, capture_output=True, text=True, check=False)
+@needs_kubectl
+@pytest.mark.parametrize("verb", ["create", "apply"])
+@pytest.mark.parametrize(
+    "text", [GRAPH, BY_CALLS, BY_KEDA, SECURED, SHARED], ids=["by CPU", "by calls", "by KEDA", "secured", "shared"]
+)
+def test_kubectl_would_make_what_was_written(tmp_path: Path, kubectl: Kubectl, text: str, verb: str) -> None:
+    meant = _write(tmp_path, text)
+    done = kubectl(verb, "--dry-run=client", "--validate=true", "--output=json", "--kustomize", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    would = [_as_written(each) for each in _documents(done.stdout)]
+    assert sorted(would, key=_name) == sorted(meant, key=_name)
+
+
+@needs_kubectl
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "expected"),
+    [
+        ("Deployment", ("kind",), "Deploymend", 'no matches for kind "Deploymend" in version "apps/v1"'),
+        ("ScaledObject", ("apiVersion",), "keda.sh/v1", 'no matches for kind "ScaledObject" in version "keda.sh/v1"'),
+        ("NetworkPolicy", ("spec", "policyType"), [], 'unknown field "policyType"'),
+        ("Job", ("spec", "template", "spec", "containers", 0, "comand"), [], 'unknown field "comand"'),
+        ("PodDisruptionBudget", ("spec", "selector"), "other", 'got "string", expected "map"'),
+        ("Service", ("spec", "ports", 0, "port"), "http", 'got "string", expected "integer"'),
+    ],
+)
+def test_kubectl_refuses_what_kubernetes_does_not_know(
+    tmp_path: Path, kubectl: Kubectl, kind: str, path: Sequence[str | int], value: Any, expected: str
+) -> None:
+    """So that the test above can fail."""
+    wrong = next(each for each in build(plan(tmp_path, BY_KEDA)) if each["kind"] == kind)
+    place: Any = wrong
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    done = kubectl("create", "--dry-run=client", "--validate=true", "--filename=-", said=yaml.safe_dump(wrong))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert expected in done.stderr
+
+
+@needs_kubectl
+def test_kubectls_own_types_hold_all_that_was_written_of_pods(tmp_path: Path, kubectl: Kubectl) -> None:
+    """`--dry-run=client` keeps what it has no type for; what is given an account here is read into types and written again."""
+    version = json.loads(kubectl("version", "--client", "--output=json").stdout)["clientVersion"]["gitVersion"]
+    if Version(version.partition("-")[0]) < Version("1.30"):
+        pytest.skip(f"kubectl {version} is older than what the manifests are for")
+    meant = [each for each in build(plan(tmp_path)) if "template" in each["spec"]]
+    meant[0]["spec"]["unheard"] = 1
+    words = ("set", "serviceaccount", "--local", "--filename=-", "--output=json", "reader")
+    done = kubectl(*words, said=yaml.safe_dump_all(meant))
     assert done.returncode == 0, done.stderr
-    read, rest = [], done.stdout.lstrip()
-    while rest:
-        one, end = json.JSONDecoder().raw_decode(rest)
-        read.append(one)
-        rest = rest[end:].lstrip()
-    assert [_missing(a, b) for a, b in zip(meant, read, strict=True)] == [[]] * len(meant)
+    pairs = zip(meant, _documents(done.stdout), strict=True)
+    assert [each for a, b in pairs for each in _missing(a, b)] == [".spec.unheard: 1, read as None"]
+
+
+def _write(folder: Path, text: str) -> list[Any]:
+    """The files that are exported, and what they are to say."""
+    made = plan(folder, text)
+    for name, each in render_manifests(made).items():
+        (folder / name).write_text(each)
+    return build(made)
+
+
+def _documents(text: str) -> Iterator[Any]:
+    """Of one JSON text after the other; kubectl makes a list of them where it is asked to create several."""
+    while text := text.lstrip():
+        one, end = json.JSONDecoder().raw_decode(text)
+        yield from one["items"] if one["kind"] == "List" else [one]
+        text = text[end:]
+
+
+def _as_written(would: Any) -> Any:
+    """Without what kubectl adds: the namespace, and what `apply` remembers."""
+    added = {"namespace", "annotations"}
+    return {**would, "metadata": {name: value for name, value in would["metadata"].items() if name not in added}}
+
+
+def _name(document: Any) -> tuple[str, str]:
+    return document["kind"], document["metadata"]["name"]
 
 
 def _missing(meant: Any, read: Any, key: str = "") -> list[str]:
-    """What is in the one and not in the other. Quantities are as text what Kubernetes makes of them."""
+    """What is in the one and not in the other. Quantities are text as Kubernetes writes them, and what is empty it leaves out."""
     if isinstance(meant, dict):
         return [each for name in meant for each in _missing(meant[name], (read or {}).get(name), f"{key}.{name}")]
     if isinstance(meant, list):
         pairs = zip(meant, read or [None] * len(meant), strict=True)
         return [each for number, (a, b) in enumerate(pairs) for each in _missing(a, b, f"{key}[{number}]")]
     is_quantity = ".resources." in key and isinstance(read, str)
-    return [] if meant == read or is_quantity else [f"{key}: {meant!r}, read as {read!r}"]
+    same = meant == read or is_quantity or (meant == "" and read is None)
+    return [] if same else [f"{key}: {meant!r}, read as {read!r}"]
 
 
 @pytest.mark.parametrize(
@@ -579,16 +673,6 @@ def test_a_replica_runs_without_what_only_the_command_line_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-SHARED = """\
-name: shop
-entry: front
-services:
-  my_model: {class: "m.text:Text", process: my_pair, resources: {cpus: 2, memory: 1GiB}, device: cuda, env: {LEVEL: info}}
-  front: {class: "m.front:Front", process: my_pair, resources: {cpus: 1, memory: 512MiB}, bind: {far: other}}
-  other: {class: "m.text:Text"}
-"""
 
 
 def test_deployments_that_share_a_process_share_a_container(tmp_path: Path) -> None:
