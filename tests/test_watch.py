@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +38,6 @@ class Listener:
 def watching(folder: Path) -> Any:
     listener = Listener()
     with watched(folder, cast("Processes", listener), ENVIRON):
-        (folder / "first.py").write_text("")
-        listener.wait(lambda event: isinstance(event, Changed))  # it looks by now
         yield listener
 
 
@@ -48,6 +47,21 @@ def test_what_a_service_may_be_made_of_is_told(tmp_path: Path) -> None:
         (tmp_path / "service.py").write_text("")
         event = listener.wait(lambda event: "service.py" in str(event))
     assert event == Changed((str((tmp_path / "service.py").resolve()),))
+
+
+def test_nothing_is_missed_from_the_first_moment_on(tmp_path: Path) -> None:
+    """However late the thread that looks gets its turn."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(5):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with watching(folder) as listener:
+                (folder / "service.py").write_text("")
+                listener.wait(lambda event: isinstance(event, Changed))
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_proto_that_is_wrong_is_told_with_its_place(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ _ERROR = "error: "
 def watched(folder: Path, processes: Processes, environ: Mapping[str, str]) -> Iterator[None]:
     """Within the block, what changes below `folder` is an event; a changed .proto is generated from first."""
     ours, theirs = socket.socketpair()
-    stop = threading.Event()
+    stop = _Stop()
     thread = threading.Thread(target=_follow, args=(folder, theirs, stop, environ), daemon=True, name="watch")
     rest = b""
 
@@ -42,6 +42,7 @@ def watched(folder: Path, processes: Processes, environ: Mapping[str, str]) -> I
     with ours, theirs:
         processes.listen(ours, read)
         thread.start()
+        stop.is_asked.wait()
         try:
             yield
         finally:
@@ -50,19 +51,39 @@ def watched(folder: Path, processes: Processes, environ: Mapping[str, str]) -> I
             processes.forget(ours)
 
 
-def _follow(folder: Path, out: socket.socket, stop: threading.Event, environ: Mapping[str, str]) -> None:
+class _Stop(threading.Event):
+    """Whoever watches asks for it again and again, for the first time once nothing is missed any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = threading.Event()
+
+    def is_set(self) -> bool:
+        self.is_asked.set()
+        return super().is_set()
+
+
+def _follow(folder: Path, out: socket.socket, stop: _Stop, environ: Mapping[str, str]) -> None:
     def tell(**said: object) -> None:
         out.sendall(json.dumps(said).encode() + b"\n")
 
-    for changes in watch(
-        folder, watch_filter=_Filter(), debounce=DEBOUNCE_MS, step=DEBOUNCE_MS // 4, stop_event=stop, rust_timeout=200
-    ):
-        paths = sorted({str(Path(path).resolve()) for _, path in changes})
-        protos = [path for path in paths if path.endswith(".proto")]
-        error, written = _generate(folder, environ) if protos else ("", [])
-        if error:
-            tell(error=error)
-        tell(paths=[path for path in paths if path not in protos] + written)
+    try:
+        for changes in watch(
+            folder,
+            watch_filter=_Filter(),
+            debounce=DEBOUNCE_MS,
+            step=DEBOUNCE_MS // 4,
+            stop_event=stop,
+            rust_timeout=200,
+        ):
+            paths = sorted({str(Path(path).resolve()) for _, path in changes})
+            protos = [path for path in paths if path.endswith(".proto")]
+            error, written = _generate(folder, environ) if protos else ("", [])
+            if error:
+                tell(error=error)
+            tell(paths=[path for path in paths if path not in protos] + written)
+    finally:
+        stop.is_asked.set()  # where it cannot be watched, nobody waits for that
 
 
 def _generate(folder: Path, environ: Mapping[str, str]) -> tuple[str, list[str]]:
