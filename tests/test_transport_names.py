@@ -180,8 +180,9 @@ async def test_whoever_asks_again_does_not_wait_for_the_next_time() -> None:
 
 async def test_calls_spread_over_all_that_the_name_stands_for(fleet: Fleet) -> None:
     fleet.table.hosts["models"] = [await fleet.start() for _ in range(3)]
-    async with fleet.handle("dns:///models:1") as (echo, _):
-        for _ in range(3):  # one that is not ready yet gets none
+    async with fleet.handle("dns:///models:1") as (echo, transport):
+        await until(lambda: [replica.is_ready for replica in transport.replicas] == [True] * 3)
+        for _ in range(3):
             await asyncio.gather(*(echo.say(Note(), timeout=10) for _ in range(60)))
     assert all(service.calls > 10 for service in fleet.services.values())
 
