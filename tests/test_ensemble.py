@@ -44,7 +44,9 @@ class Ensemble(EchoBase):
     three = depends(EchoClient)
 
     async def say(self, request: Note, context: Context) -> Note:
-        replies = await settled(self.one.say(request), self.two.say(request), self.three.say(request, timeout=0.2))
+        replies = await settled(
+            self.one.say(request), self.two.say(request), self.three.say(request, timeout=request.weight)
+        )
         good = [reply for reply in replies if not isinstance(reply, ServiceError)]
         if not good:
             raise ServiceError(Code.UNAVAILABLE, "no model answers")
@@ -66,22 +68,22 @@ async def ensemble(models: dict[str, Model]) -> AsyncIterator[EchoClient]:
 
 
 async def test_with_no_failure_all_is_there_in_order(ensemble: EchoClient) -> None:
-    assert await ensemble.say(Note()) == Note(text="one two three")
+    assert await ensemble.say(Note(weight=20)) == Note(text="one two three")
 
 
 async def test_what_went_well_is_kept_beside_a_failure_and_a_deadline(ensemble: EchoClient) -> None:
-    reply = await ensemble.say(Note(counts={"one": Code.INTERNAL, "three": 0}))
+    reply = await ensemble.say(Note(counts={"one": Code.INTERNAL, "three": 0}, weight=0.2))
     assert reply == Note(text="two", number=2)
 
 
 async def test_nothing_but_failures_is_for_the_service_to_judge(ensemble: EchoClient) -> None:
     everything = dict.fromkeys(("one", "two", "three"), int(Code.NOT_FOUND))
     with pytest.raises(ServiceError, match="UNAVAILABLE: no model answers"):
-        await ensemble.say(Note(counts=everything))
+        await ensemble.say(Note(counts=everything, weight=20))
 
 
 async def test_a_caller_that_gives_up_cancels_all(ensemble: EchoClient, models: dict[str, Model]) -> None:
-    call = asyncio.create_task(ensemble.say(Note(counts={"one": 0, "two": 0})))
+    call = asyncio.create_task(ensemble.say(Note(counts={"one": 0, "two": 0}, weight=20)))
     await asyncio.wait_for(asyncio.gather(models["one"].began.wait(), models["two"].began.wait()), 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -90,10 +90,10 @@ async def test_texts_made_together_are_those_of_transformers_own_generation(engi
 
 async def test_a_step_serves_all_texts(engine: Engine, random: Random) -> None:
     random.gate.clear()
-    texts = asyncio.create_task(all_made(engine))
-    await asyncio.sleep(0)
+    texts = [asyncio.create_task(made(engine, prompt)) for prompt in PROMPTS]
+    await asyncio.sleep(0)  # each has asked by then
     random.gate.set()
-    await texts
+    await asyncio.gather(*texts)
     assert max(random.steps) == len(PROMPTS)
     assert len(random.steps) <= 16 + 2
 
