@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from protoc_gen_toolkit import generate
 
+from tests.ports import pick_port
 from toolkit.errors import ToolkitError
 from toolkit.project.generate import generate_project
 from toolkit.project.scaffold import TEMPLATES, create_project
@@ -111,9 +111,7 @@ def test_it_is_well_typed(project: Path) -> None:
 @pytest.mark.integration
 def test_it_comes_up_and_answers(project: Path, tmp_path: Path) -> None:
     root = shutil.copytree(project, tmp_path / "acme_ml")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = pick_port()
     graph = root / "graph.yaml"
     graph.write_text(graph.read_text().replace("50051", str(port)))
     command = [sys.executable, "-m", "toolkit", "up", "graph.yaml"]

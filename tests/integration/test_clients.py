@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.integration.up import Project, toolkit, up
-from toolkit.launcher.addresses import pick_free_port
+from tests.ports import pick_port
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "tests" / "clients"
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 @contextmanager
 def graph(folder: Path, *options: str) -> Iterator[str]:
     """The graph that the clients call, up in a folder of its own; and the address of its entry."""
-    port = pick_free_port()
+    port = pick_port()
     (folder / "tests").symlink_to(ROOT / "tests")
     with up(Path(shutil.copy(CLIENTS / "graph.yaml", folder)), "--set", f"front.port={port}", *options) as running:
         running.wait_ready()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from scripts.diagrams import renewed
 from tests.pages import DOCS, FIRST_TERMINAL, ROOT, Block, Page, fits, is_excerpt, read_page
-from toolkit.launcher.addresses import pick_free_port
+from tests.ports import pick_port
 from toolkit.launcher.manifest import load_graph
 
 pytestmark = pytest.mark.integration
@@ -83,7 +84,7 @@ class Reader:
     def __init__(self, page: Page, folder: Path) -> None:
         self._page = page
         self._home = self._cwd = folder
-        self._ports = {port: str(pick_free_port()) for port in PORTS}
+        self._ports = {port: str(pick_port()) for port in PORTS}
         self._running: subprocess.Popen[str] | None = None
         self._listener = Thread()
         self._python: subprocess.Popen[str] | None = None
@@ -128,9 +129,7 @@ class Reader:
         return None
 
     def _here(self, text: str) -> str:
-        for port, free in self._ports.items():
-            text = text.replace(port, free)
-        return text
+        return re.sub(rf"\b({'|'.join(self._ports)})\b", lambda found: self._ports[found[0]], text)
 
     def _shell(self, text: str, place: str) -> str:
         script = f"trap 'pwd > {self._home}/.cwd' EXIT\n{text}"

@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Line, Note
 from tests.integration.up import Project, toolkit, up
+from tests.ports import pick_port
 from toolkit.connect import connect
 from toolkit.errors import ServiceError
-from toolkit.launcher.addresses import pick_free_port
 from toolkit.metrics import METRICS
 
 pytestmark = pytest.mark.integration
@@ -95,7 +95,7 @@ async def call(port: int) -> None:
 
 
 def test_the_whole_graph_is_read_at_one_place(project: Project) -> None:
-    port = pick_free_port()
+    port = pick_port()
     with up(project.write(SERVICES), "--metrics", f"127.0.0.1:{port}") as running:
         running.wait_line(f"metrics on http://127.0.0.1:{port}/metrics")
         running.wait_ready()
@@ -124,7 +124,7 @@ def test_the_whole_graph_is_read_at_one_place(project: Project) -> None:
 
 
 def test_a_replica_that_takes_another_s_place_is_counted_by_itself(project: Project) -> None:
-    port = pick_free_port()
+    port = pick_port()
     path = project.write(SERVICES)
     path.write_text(path.read_text() + f"metrics: {{port: {port}}}\n")
     with up(path) as running:
@@ -140,7 +140,7 @@ def test_a_replica_that_takes_another_s_place_is_counted_by_itself(project: Proj
 
 
 def test_deployments_that_share_a_process_are_told_apart(project: Project) -> None:
-    port = pick_free_port()
+    port = pick_port()
     shared = SERVICES.replace('", port', '", process: pair, port').replace('"}', '", process: pair}')
     with up(project.write(shared), "--metrics", f"127.0.0.1:{port}") as running:
         running.wait_ready()
@@ -154,7 +154,7 @@ def test_deployments_that_share_a_process_are_told_apart(project: Project) -> No
 
 
 def test_all_deployments_of_one_process_are_read_of_it(project: Project) -> None:
-    port = pick_free_port()
+    port = pick_port()
     with up(project.write(SERVICES), "--one-process", "--metrics", f"127.0.0.1:{port}") as running:
         running.wait_ready()
         asyncio.run(call(project.port))

@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.echo.v1.echo_toolkit import EchoClient, Note
 from tests.integration.alone import alone
+from tests.ports import pick_port
 from toolkit import replica
 from toolkit.connect import connect
 from toolkit.contract import fetch_service, served
 from toolkit.errors import Code, ServiceError
-from toolkit.launcher.addresses import pick_free_port
 
 pytestmark = pytest.mark.integration
 
@@ -125,7 +125,7 @@ async def test_a_handle_is_given_by_its_address_and_waited_for(folder: Path) -> 
 
 
 async def test_a_handle_is_given_by_a_name_too(folder: Path) -> None:
-    port = pick_free_port()
+    port = pick_port()
     with alone("classes:Caller", "--handle", f"leaf=dns:///localhost:{port}", folder=folder) as caller:
         assert f"handle leaf calls dns:///localhost:{port}" in caller.wait_line("handle leaf")
         with alone(CLASS, "--listen", f"127.0.0.1:{port}", folder=folder) as leaf:
@@ -286,7 +286,7 @@ def fetch(url: str) -> str:
 
 
 async def test_metrics_are_read_beside_the_calls(folder: Path) -> None:
-    port = pick_free_port()
+    port = pick_port()
     with alone(CLASS, "--listen", "127.0.0.1:0", "--metrics", f"127.0.0.1:{port}", folder=folder) as running:
         running.wait_line(f"metrics on http://127.0.0.1:{port}/metrics")
         (address,) = running.wait_ready()

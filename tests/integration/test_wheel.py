@@ -23,7 +23,7 @@ import pytest
 
 import toolkit
 from tests.integration.up import ROOT, Running
-from toolkit.launcher.addresses import pick_free_port
+from tests.ports import pick_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]  # what pip has not in its cache, it fetches
 
@@ -178,7 +178,7 @@ def includes(stranger: Stranger, project: Path) -> list[str]:
 def test_it_serves_a_stock_client_and_leaves_nothing_behind(stranger: Stranger, project: Path) -> None:
     client = make_stock_client(stranger, project)
     graph = project / "graph.yaml"
-    port = pick_free_port()
+    port = pick_port()
     graph.write_text(graph.read_text().replace("50051", str(port)))
     command = [stranger.venv / "bin" / "toolkit", "up", "graph.yaml"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolkit.launcher.addresses import pick_free_port
+from tests.ports import pick_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +113,7 @@ class Project:
     """A folder with classes and graph files, and where its entry listens."""
 
     folder: Path
-    port: int = field(default_factory=pick_free_port)
+    port: int = field(default_factory=pick_port)
 
     def write(self, services: str) -> Path:
         """A graph file with these deployments; `PORT` stands for the entry's port."""
