@@ -373,6 +373,55 @@ def test_kubectl_would_make_what_was_written(tmp_path: Path, kubectl: Kubectl, t
     assert sorted(would, key=_name) == sorted(meant, key=_name)
 
 
+TRAPS = (
+    *(
+        "yes",
+        "null",
+        "~",
+        "",
+        "0x1F",
+        "0o14",
+        "1e3",
+        "1_000",
+        "12:30:45",
+        "2001-01-01",
+        "=",
+        "<<",
+        "!!int 1",
+        "&a *a",
+        "%YAML 1.2",
+    ),
+    *(
+        "# a",
+        "---",
+        "...",
+        "a: b",
+        "- a",
+        "[",
+        "{{ .Values.a }}",
+        " a ",
+        "a\nb\n",
+        "\n a\n\n",
+        "\ta",
+        "a\r\nb",
+        "a" * 5000,
+    ),
+    *("\xa0", "\u2028", "\ufeff", "\U0001f600", "$(HOME)", "$$(HOME)", NASTY),
+)
+
+
+@needs_kubectl
+def test_kubectl_reads_text_as_it_was_meant(tmp_path: Path, kubectl: Kubectl) -> None:
+    """YAML and Kustomize are read by libraries of its own."""
+    env = {f"TRAP_{number}": text for number, text in enumerate(TRAPS)}
+    _write(tmp_path, GRAPH.replace("env: {LEVEL: info}\n", yaml.safe_dump({"env": env}, default_style='"')))
+    done = kubectl("create", "--dry-run=client", "--output=json", "--kustomize", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (front,) = (each for each in _documents(done.stdout) if _name(each) == ("Deployment", "front"))
+    read = {each["name"]: each["value"] for each in front["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert {name: interpolated(read[name]) for name in env} == env
+
+
 @needs_kubectl
 @pytest.mark.parametrize(
     ("kind", "path", "value", "expected"),
@@ -463,6 +512,11 @@ def _missing(meant: Any, read: Any, key: str = "") -> list[str]:
         ),
         ("kubernetes", "my_model.device=GPU-1", "services.my_model.device: Kubernetes gives GPUs by their count"),
         ("kubernetes", "other.resources=", "services.other.replicas: Kubernetes scales by the share of CPU in use"),
+        (
+            "kubernetes",
+            "front.env.A=a\x85",
+            "services.front: Kustomize does not hand on the control character U+0085 in A",
+        ),
         ("compose", "my_model.device=mps", "services.my_model.device: mps is macOS's own"),
         ("compose", "away.url=unix:/run/x.sock", "services.away.url: unix:/run/x.sock is this machine"),
         ("compose", 'away.url="127.0.0.1:1"', "services.away.url: 127.0.0.1:1 is this machine"),
@@ -593,6 +647,17 @@ def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
         services = yaml.safe_load(text)["services"]
         _check({name: read(value) for name, value in services["a"]["environment"].items()}, env, args)
         assert [interpolated(part) for part in services["fetch-default"]["command"]] == fetch
+    instructions = render_dockerfile(made, "1.0", REQUIRES).splitlines()
+    _, install = [json.loads(line.removeprefix("RUN ")) for line in instructions if "--find-links" in line]
+    assert install[-len(packages) :] == packages or not packages
+    copied = [json.loads(line.removeprefix("COPY ")) for line in instructions if '"/app/' in line]
+    assert [tuple(map(unescaped, each)) for each in copied] == [(path, f"/app/{path}") for path in paths]
+    assert render_ignore(made).split("\n")[4:-3] == [f"!{path}" for path in dict.fromkeys(paths)]
+    assert all(re.match(r"(#|FROM|ARG|RUN|COPY|LABEL|ENV|WORKDIR|USER|CMD|$)", line) for line in instructions)
+    if re.search(r"[\x7f-\x9f]", "".join([*env.values(), *fetch, json.dumps(args)])):
+        with pytest.raises(GraphError, match="Kustomize does not hand on"):
+            render_manifests(made)
+        return
     files = render_manifests(made)
     (deployed,) = [one for one in yaml.safe_load_all(files["a.yaml"]) if one["kind"] == "Deployment"]
     pairs = deployed["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -601,13 +666,6 @@ def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
     command = job["spec"]["template"]["spec"]["containers"][0]["command"]
     assert [interpolated(part) for part in command[4:]] == fetch
     assert yaml.safe_load(files["kustomization.yaml"])["resources"] == ["models.yaml", "a.yaml"]
-    instructions = render_dockerfile(made, "1.0", REQUIRES).splitlines()
-    _, install = [json.loads(line.removeprefix("RUN ")) for line in instructions if "--find-links" in line]
-    assert install[-len(packages) :] == packages or not packages
-    copied = [json.loads(line.removeprefix("COPY ")) for line in instructions if '"/app/' in line]
-    assert [tuple(map(unescaped, each)) for each in copied] == [(path, f"/app/{path}") for path in paths]
-    assert render_ignore(made).split("\n")[4:-3] == [f"!{path}" for path in dict.fromkeys(paths)]
-    assert all(re.match(r"(#|FROM|ARG|RUN|COPY|LABEL|ENV|WORKDIR|USER|CMD|$)", line) for line in instructions)
 
 
 def _check(environment: dict[str, str], env: dict[str, str], args: dict[str, Any]) -> None:

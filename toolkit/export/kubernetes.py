@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
@@ -25,6 +26,8 @@ _BY_CALLS = f"""By the calls that a pod handles, or that wait there, out of thos
 The cluster needs Prometheus, and prometheus-adapter that hands on {INFLIGHT} as a metric of pods."""
 _BY_KEDA = f"""By {INFLIGHT}: the calls that pods handle, or that wait there. The cluster needs KEDA.
 Where Prometheus reads this graph in several namespaces, add namespace="…" to the query in an overlay."""
+_LOST = re.compile(r"[\x7f-\x9f]")
+"""What Kustomize writes as it is, and then takes for a line's end or does not read."""
 _MARK = "import pathlib, subprocess, sys; subprocess.run(sys.argv[2:], check=True); pathlib.Path(sys.argv[1]).touch()"
 _WAIT = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists():\n    time.sleep(1)"
 
@@ -63,8 +66,14 @@ def build(plan: Plan) -> list[Manifest]:
 
 
 def _find_problems(plan: Plan) -> Iterator[tuple[Key, str]]:
+    for image, command in plan.fetches.items():
+        if lost := _LOST.search("".join(command)):
+            yield ("images", image, "fetch"), _lost_in("the command", lost[0])
     for each in plan.containers:
         key = ("services", each.name)
+        for name, value in each.environment.items():
+            if lost := _LOST.search(value):
+                yield key, _lost_in(name, lost[0])
         if each.gpu is not None and each.gpu.id:
             yield (
                 (*key, "device"),
@@ -73,6 +82,10 @@ def _find_problems(plan: Plan) -> Iterator[tuple[Key, str]]:
         if _scales(each) and plan.graph.metrics is None and each.said.resources.cpus is None:
             by_cpu = "Kubernetes scales by the share of CPU in use; say how much that is: resources: {cpus: 2}"
             yield (*key, "replicas"), f"{by_cpu}; or let it count calls: metrics: {{}} beside services"
+
+
+def _lost_in(what: str, lost: str) -> str:
+    return f"Kustomize does not hand on the control character U+{ord(lost):04X} in {what}; say it without"
 
 
 def _manifests(plan: Plan, each: Container) -> Iterator[tuple[str, Manifest]]:
