@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,8 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 SERVICE = "golden.kinds.v1.Attacked"
 REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
-SECONDS = 3.0
-"""For one call; less than one where nothing else runs."""
+SECONDS = 2.0
+"""Of a processor, for one call: what is busy beside it does not count. Less than a third of one is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,11 @@ class Replica:
     def _forget_peak(self) -> None:
         """proc(5): writing 5 sets the peak to what is in use."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def seconds(self) -> float:
+        """Of the processor, that it has taken so far: proc(5) tells user and system time, behind the name in brackets."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, field: str) -> int:
         found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
@@ -101,10 +105,10 @@ async def replica(process: tuple[int, str]) -> AsyncIterator[Replica]:
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
 async def test_a_hostile_message_is_refused(replica: Replica, attack: Attack) -> None:
     data = attack.build()
-    before, start = await replica.settle(), time.perf_counter()
+    before, start = await replica.settle(), replica.seconds()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await replica.send(attack.method, data)
-    took, grown = time.perf_counter() - start, replica.memory("VmHWM") - before
+    took, grown = replica.seconds() - start, replica.memory("VmHWM") - before
     log.info("%s", f"{attack} | {len(data)} B | {grown / MIB:.1f} MiB | {took:.2f} s | {caught.value.code().name}")
     assert caught.value.code() in REFUSED
     said = caught.value.details() or ""
@@ -118,9 +122,9 @@ async def test_a_hostile_message_is_refused(replica: Replica, attack: Attack) ->
 @pytest.mark.parametrize("burden", BURDENS, ids=str)
 async def test_a_legal_message_costs_no_more_than_the_limit_allows(replica: Replica, burden: Attack) -> None:
     data = burden.build()
-    before, start = await replica.settle(), time.perf_counter()
+    before, start = await replica.settle(), replica.seconds()
     await replica.send(burden.method, data)
-    took, grown = time.perf_counter() - start, replica.memory("VmHWM") - before
+    took, grown = replica.seconds() - start, replica.memory("VmHWM") - before
     log.info("%s", f"{burden} | {len(data)} B | {grown / MIB:.1f} MiB | {took:.2f} s | OK")
     assert took < SECONDS
     assert grown <= 2 * LIMIT

@@ -14,15 +14,25 @@ from toolkit.connect import connect
 
 pytestmark = pytest.mark.integration
 
-MODULE = """
+CALLS = 9
+MODULE = f"""
 import asyncio
 from services.echo.v1.echo_toolkit import EchoBase, Line
 from toolkit.batching import batched
 
+here = []
+all_here = asyncio.Event()
+
+def count(request):
+    here.append(request)
+    if len(here) == {CALLS}:
+        all_here.set()
+    return 1.0
+
 class Counts(EchoBase):
-    @batched(max_size=64)
+    @batched(max_size=64, cost=count, max_cost=64)
     async def ping(self, requests, context):
-        await asyncio.sleep(0.2)
+        await all_here.wait()
         return [Line(text=request.text, number=len(requests)) for request in requests]
 """
 
@@ -36,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
 def test_a_replica_keeps_to_the_limits_that_it_is_given(folder: Path) -> None:
     async def sizes(address: str) -> list[int]:
         async with connect(EchoClient, address) as echo:
-            replies = await asyncio.gather(*(echo.ping(Line(text=str(n))) for n in range(9)))
-        assert [reply.text for reply in replies] == [str(n) for n in range(9)]
+            replies = await asyncio.gather(*(echo.ping(Line(text=str(n))) for n in range(CALLS)))
+        assert [reply.text for reply in replies] == [str(n) for n in range(CALLS)]
         return [reply.number for reply in replies]
 
     env = {"TOOLKIT_BATCHING": json.dumps({"ping": {"max_size": 4}}), "TOOLKIT_MAX_CONCURRENCY": "1"}

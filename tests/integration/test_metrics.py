@@ -131,7 +131,7 @@ def test_a_replica_that_takes_another_s_place_is_counted_by_itself(project: Proj
         running.wait_ready()
         asyncio.run(call(project.port))
         assert toolkit("restart", "leaf", "--graph", str(path), folder=project.folder).returncode == 0
-        found = read_until(port, lambda figures: ("leaf", "leaf#2") in figures["toolkit_server_inflight"])
+        found = read_until(port, lambda figures: ("leaf", "leaf#2") in figures.get("toolkit_server_inflight", {}))
         assert ("leaf", "leaf") not in found["toolkit_server_inflight"]
         assert found["grpc_server_call_started_total"]["leaf", f"{ECHO}/Ping", "leaf#2"] == 0
         assert found["toolkit_replica_starts_total"] == {("leaf",): 2, ("entry",): 1}
@@ -146,7 +146,9 @@ def test_deployments_that_share_a_process_are_told_apart(project: Project) -> No
         running.wait_ready()
         asyncio.run(call(project.port))
         started = "grpc_server_call_started_total"
-        found = read_until(port, lambda figures: figures[started].get(("leaf", f"{ECHO}/Ping", "pair")) == CALLS)
+        found = read_until(
+            port, lambda figures: figures.get(started, {}).get(("leaf", f"{ECHO}/Ping", "pair")) == CALLS
+        )
         assert found[started]["entry", f"{ECHO}/Ping", "pair"] == CALLS
         assert found["toolkit_replicas"]["leaf", "ready"] == found["toolkit_replicas"]["entry", "ready"] == 1
         running.signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 
@@ -100,7 +101,7 @@ def test_each_replica_sees_its_own_device_alone(project: Project) -> None:
 
 
 HUNGRY = '''
-import os, subprocess, sys, time
+import asyncio, os, subprocess, sys, time
 import numpy
 from services.echo.v1.echo_toolkit import EchoBase, Note
 
@@ -112,11 +113,15 @@ class Hungry(EchoBase):
         self.held = numpy.ones(mib << 20, numpy.uint8)
 
     async def say(self, request, context):
-        if request.text.startswith("child "):
-            code = f"import numpy, time; held = numpy.ones({int(request.text[6:])} << 20, numpy.uint8); time.sleep(600)"
-            subprocess.run([sys.executable, "-c", code])
-        elif request.text:
-            self.held = numpy.ones(int(request.text) << 20, numpy.uint8)
+        match request.text.split():
+            case ["child", mib]:
+                code = f"import numpy, time; held = numpy.ones({int(mib)} << 20, numpy.uint8); time.sleep(600)"
+                subprocess.run([sys.executable, "-c", code])
+            case ["stay", mib]:
+                self.held = numpy.ones(int(mib) << 20, numpy.uint8)
+                await asyncio.Event().wait()
+            case [mib]:
+                self.held = numpy.ones(int(mib) << 20, numpy.uint8)
         threads = os.environ["OMP_NUM_THREADS"]
         return Note(text=f"{threads} {sorted(os.sched_getaffinity(0))}", number=os.getpid())
 '''
@@ -139,7 +144,7 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
-@pytest.mark.parametrize("text", ["600", "child 600"])
+@pytest.mark.parametrize("text", ["stay 600", "child 600"])
 def test_a_replica_that_takes_too_much_is_ended_and_told_so(hungry: Project, text: str) -> None:
     with up(hungry.write(ENTRY)) as running:
         assert "memory 400MiB" in running.wait_line("entry | ")
@@ -204,7 +209,10 @@ def test_a_replica_has_the_cores_and_threads_of_the_plan(hungry: Project) -> Non
         plan = running.wait_line("entry | ")
         running.wait_ready()
         (pid,) = running.replicas()
-        bound = {frozenset(os.sched_getaffinity(int(each))) for each in os.listdir(f"/proc/{pid}/task")}
+        bound = set()
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                bound.add(frozenset(os.sched_getaffinity(int(thread))))
         answer = json.loads(say(hungry, "").stdout)["text"]
         running.signal(signal.SIGTERM)
         assert running.wait_exit() == 0

@@ -69,10 +69,12 @@ async def health(address: str) -> int:
         return int(answer.status)
 
 
-async def wait_not_serving(address: str) -> None:
+async def wait_not_serving(address: str, watching: asyncio.Event) -> None:
+    """Until it says so, of which it is asked from `watching` on."""
     async with grpc.aio.insecure_channel(address) as channel:
         request = health_pb2.HealthCheckRequest(service=ECHO)
         async for answer in health_pb2_grpc.HealthStub(channel).Watch(request, timeout=30):
+            watching.set()
             if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:
                 return
 
@@ -139,7 +141,7 @@ async def test_a_handle_is_given_by_a_name_too(folder: Path) -> None:
 
 
 async def test_sigterm_lets_a_call_in_flight_finish(folder: Path) -> None:
-    draining = asyncio.Event()
+    watching, draining = asyncio.Event(), asyncio.Event()
 
     async def notes() -> AsyncIterator[Note]:
         yield Note(text="before")
@@ -148,11 +150,12 @@ async def test_sigterm_lets_a_call_in_flight_finish(folder: Path) -> None:
 
     with alone(CLASS, folder=folder) as process:
         (address,) = process.wait_ready()
-        watching = asyncio.create_task(wait_not_serving(address))
+        drain = asyncio.create_task(wait_not_serving(address, watching))
+        await watching.wait()
         async with connect(EchoClient, address) as echo, echo.chat(notes(), timeout=30) as replies:
             assert (await anext(replies)).text == "before"
             process.process.send_signal(signal.SIGTERM)
-            await watching
+            await drain
             draining.set()
             assert [note.text async for note in replies] == ["after"]
         assert process.wait_exit() == 0
