@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 from threading import Thread, Timer
 from types import TracebackType
@@ -51,9 +52,11 @@ asyncio.run(main())
 """Runs blocks of Python as they come, in one namespace and one event loop, as `python -m asyncio` does."""
 
 
-def test_the_site_has_no_dead_link(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "site"
     done = subprocess.run(
-        [BIN / "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        [BIN / "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -62,7 +65,44 @@ def test_the_site_has_no_dead_link(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "site" / "start" / "index.html").is_file()
+    return folder
+
+
+def test_the_site_has_no_dead_link(site: Path) -> None:
+    assert (site / "start" / "index.html").is_file()  # it was built, and a dead link is an error
+
+
+class Loads(HTMLParser):
+    """What a browser asks for by itself to show a page, and the classes of the page's elements."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.addresses: set[str] = set()
+        self.classes: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.classes |= {*found.get("class", "").split(), found.get("data-md-component", "")}
+        if tag != "a":
+            self.addresses |= {found[name] for name in ("src", "srcset", "href", "data", "poster") if name in found}
+
+
+def test_a_browser_needs_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(map(Loads, site.rglob("*.html")))
+    assert len(pages) > 30
+    asked = {address for page in pages for address in page.addresses}
+    assert any(address.endswith(".js") for address in asked)
+    assert [address for address in asked if re.match(r"(\w+:)?//", address)] == []
+    for styles in site.rglob("*.css"):
+        assert not re.search(r"@import|url\([\"']?(https?:)?//", styles.read_text(encoding="utf-8")), styles
+    (script,) = site.glob("assets/javascripts/bundle.*.js")
+    known = {"unpkg.com/mermaid", "unpkg.com/resize-observer-polyfill", "api.github.com/repos", "api.github.com/users"}
+    assert set(re.findall(r"[\"'`]https://(\w[\w.-]+/[\w-]+)", script.read_text(encoding="utf-8"))) == known
+    for (
+        page
+    ) in pages:  # the theme's script asks for these where a page has one, and for the polyfill in browsers before 2020
+        assert not page.classes & {"mermaid", "source"}
 
 
 def test_the_diagrams_are_those_of_the_graphs() -> None:
