@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from toolkit.errors import PlacementError
+from toolkit.errors import GraphError, PlacementError
 from toolkit.launcher.document import Key, Place
 from toolkit.launcher.events import (
     Asked,
@@ -203,6 +203,12 @@ class FakeStarts:
         if count > 9:
             raise PlacementError("no room")
 
+    def adopt(self, graph: Graph, counts: Mapping[str, int]) -> list[str]:
+        if max(counts.values()) > 9:
+            raise PlacementError("no room")
+        before, self._graph = self._graph, graph
+        return [name for name, each in graph.services.items() if each.args != before.services[name].args]
+
     def another(self, deployment: str, index: int, number: int, addresses: Addresses) -> Launch:
         name = deployment if not index else f"{deployment}.{index}"
         spec = specify(self._graph.units[deployment].members, index, number, addresses=addresses, joins=True)
@@ -235,8 +241,9 @@ def replay(
     strategy: Literal["rolling", "recreate"] = "rolling",
     most: int = 1,
     shared: Mapping[str, str] = MappingProxyType({}),
+    edited: Callable[[Graph], Graph] = lambda graph: graph,
 ) -> Told:
-    """`shared`: deployment → the process that it shares."""
+    """`shared`: deployment → the process that it shares. `edited`: what the graph file says later."""
     processes = FakeProcesses(deque(script), broken=broken, deaf=deaf, immortal=immortal)
     view = FakeView()
     answers: list[tuple[int, Mapping[str, Any]]] = []
@@ -262,6 +269,7 @@ def replay(
         clock=processes.clock,
         chance=lambda: 0.5,
         answer=lambda client, answer: answers.append((client, answer)),
+        load=lambda: edited(up),
     )
     return Told(supervisor.run(), view, processes, answers)
 
@@ -536,14 +544,89 @@ def test_only_what_is_made_of_a_changed_file_is_replaced() -> None:
     assert sorted(both.processes.spawned[3:]) == ["leaf#2", "middle#2"]
 
 
+# A graph file that is edited
+
+EDIT = Changed((str(Path("graph.yaml").resolve()), "/p/other.yaml"))
+
+
+def edit(name: str, **said: Any) -> Callable[[Graph], Graph]:
+    return lambda graph: replace(graph, services={**graph.services, name: replace(graph.services[name], **said)})
+
+
+def changed(told: Told) -> list[str]:
+    return [said for said in told.view.said if "changed" in said]
+
+
 @pytest.mark.parametrize("name", ["graph.yaml", "production.yaml"])
-def test_a_change_of_the_graph_file_is_told_to_count_later(name: str) -> None:
-    """And of what is laid over it."""
-    told = replay(*described(*ALL), *ready(*ALL), Changed((str(Path(name).resolve()), "/p/other.yaml")), INT)
-    assert len(told.processes.spawned) == 3
-    assert [said for said in told.view.said if "changed" in said] == [
-        f"{name} changed; that counts from the next toolkit up on"
+def test_an_edited_graph_file_replaces_what_it_is_about(name: str) -> None:
+    """And one that is laid over it."""
+    saved = Changed((str(Path(name).resolve()), "/p/other.yaml"))
+    told = replay(*UP, saved, *back("leaf#2"), INT, edited=edit("leaf", args={"size": 3}))
+    assert told.processes.spawned[3:] == ["leaf#2"]
+    assert told.terminated[0] == "leaf", "which leaves once the new one is ready"
+    assert changed(told) == [f"{name} changed: replacing leaf"]
+
+
+def test_an_edited_number_of_replicas_starts_or_ends_some() -> None:
+    more = replay(*UP, EDIT, *back("leaf.1"), INT, edited=edit("leaf", replicas=Replicas(min=2, max=2)))
+    assert more.processes.spawned[3:] == ["leaf.1"]
+    assert changed(more) == ["graph.yaml changed: 2 of leaf, 1 before"]
+    two = [*described("leaf.0", "leaf.1", "middle", "top"), *ready("leaf.0", "leaf.1", "middle", "top")]
+    fewer = replay(*two, EDIT, INT, replicas={"leaf": 2}, edited=edit("leaf", replicas=Replicas(max=1)), most=2)
+    assert fewer.terminated[0] == "leaf.1"
+    assert changed(fewer) == ["graph.yaml changed: 1 of leaf, 2 before"]
+
+
+def test_what_scale_has_made_of_a_deployment_stays_when_something_else_is_edited() -> None:
+    scaled = [Asked(7, {"do": "scale", "counts": {"leaf": 2}}), *back("leaf.1")]
+    told = replay(*UP, *scaled, EDIT, *back("leaf#2"), *back("leaf.1#2"), INT, edited=edit("leaf", args={"size": 3}))
+    assert told.processes.spawned[3:] == ["leaf.1", "leaf#2", "leaf.1#2"]
+
+
+def test_a_range_of_replicas_that_is_edited_counts_at_once() -> None:
+    """Ten calls fill a replica."""
+    busy = [Load("leaf", running=10, queued=20, wait=5.0), *[1.0] * 9]
+    told = replay(*UP, EDIT, *busy, INT, edited=edit("leaf", replicas=Replicas(min=1, max=2)))
+    assert "leaf.1" in told.processes.spawned
+
+
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [
+        (
+            edit("leaf", service="m:Other"),
+            "services.leaf.class counts from the next toolkit up on, and the rest with it",
+        ),
+        (lambda graph: replace(graph, entry="leaf"), "entry counts from the next toolkit up on, and the rest with it"),
+        (lambda graph: graph, "nothing that runs is different"),
+    ],
+)
+def test_an_edit_that_replaces_nobody_says_so(edited: Callable[[Graph], Graph], said: str) -> None:
+    told = replay(*UP, EDIT, INT, edited=edited)
+    assert told.processes.spawned == list(ALL)
+    assert changed(told) == [f"graph.yaml changed: {said}"]
+
+
+def test_an_edit_that_is_wrong_is_shown_and_changes_nothing() -> None:
+    def wrong(graph: Graph) -> Graph:
+        raise GraphError("graph.yaml:4: services.leaf.devcie: unknown key\ngraph.yaml:5: no")
+
+    told = replay(*UP, EDIT, INT, edited=wrong)
+    assert told.view.complaints == [
+        "graph.yaml:4: services.leaf.devcie: unknown key",
+        "graph.yaml:5: no",
+        "g goes on as it was",
     ]
+    full = replay(*UP, EDIT, INT, edited=edit("leaf", replicas=Replicas(min=10, max=10)))
+    assert full.view.complaints == ["no room", "g goes on as it was"]
+    assert full.processes.spawned == told.processes.spawned == list(ALL)
+
+
+def test_an_edit_that_cannot_start_leaves_the_old_ones_serving() -> None:
+    failing = [Failed("leaf#2", "Leaf takes no argument sise"), Exited("leaf#2", 1)]
+    told = replay(*UP, EDIT, *failing, INT, edited=edit("leaf", args={"sise": 3}))
+    assert told.view.complaints == ["leaf#2: Leaf takes no argument sise", "leaf goes on serving"]
+    assert told.code == 0
 
 
 def test_a_change_that_cannot_start_is_mended_by_the_next_one() -> None:

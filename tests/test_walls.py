@@ -28,7 +28,7 @@ launcher.up launcher.attach launcher.doctor launcher.one_process
 launcher.supervisor launcher.inspector launcher.addresses launcher.desk
 launcher.specify launcher.requests launcher.picture launcher.watch launcher.fetcher
 launcher.trust launcher.fleet launcher.fuse launcher.waiting
-launcher.placement launcher.edges launcher.inventory launcher.schema
+launcher.placement launcher.edges launcher.changes launcher.inventory launcher.schema
 launcher.cores launcher.refusals
 launcher.devices
 launcher.manifest launcher.processes launcher.live launcher.record

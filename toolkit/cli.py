@@ -150,7 +150,11 @@ def up(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors alone; toolkit logs has the rest.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Replace replicas when their files change; generate from a changed .proto.")
+        bool,
+        typer.Option(
+            "--watch",
+            help="Replace replicas when their files change, or what the graph file says of them; generate from a changed .proto.",
+        ),
     ] = False,
     no_deps: Annotated[bool, typer.Option("--no-deps", help="Leave out what the named SERVICEs call.")] = False,
     override: Overrides = None,
@@ -200,7 +204,7 @@ def up(
     """
     from toolkit.launcher.edges import find_edges, select
     from toolkit.launcher.inventory import find_machine
-    from toolkit.launcher.manifest import load_graph
+    from toolkit.launcher.manifest import Graph, load_graph
     from toolkit.launcher.supervisor import Limits
     from toolkit.launcher.up import Style, Watch, show_plan
     from toolkit.launcher.up import up as run_up
@@ -241,12 +245,29 @@ def up(
     style: Style = "json" if as_json else "quiet" if quiet else "full"
     stream = sys.stdout if as_json else sys.stderr
     follow: Watch | None = None
+
+    def load() -> Graph:
+        """What is said now, of the same deployments."""
+        said = load_graph(file, override or (), assign or ())
+        services = {name: each for name, each in said.services.items() if name not in graph.absent}
+        return replace(said, services=services, absent=graph.absent)
+
     if watch:
         from toolkit.launcher.watch import watched
 
         follow = watched
     raise typer.Exit(
-        run_up(graph, machine, limits, stream=stream, environ=os.environ, style=style, watch=follow, metrics=where)
+        run_up(
+            graph,
+            machine,
+            limits,
+            stream=stream,
+            environ=os.environ,
+            style=style,
+            watch=follow,
+            load=load,
+            metrics=where,
+        )
     )
 
 

@@ -414,3 +414,39 @@ def test_what_is_edited_is_replaced_and_a_mistake_leaves_the_old_one_serving(pro
         running.signal(signal.SIGTERM)
         assert running.wait_exit() == 0
     assert not any(line.startswith("entry#") for line in running.said)
+
+
+SAYS = """
+import os
+from services.echo.v1.echo_toolkit import EchoBase, Note
+
+class Says(EchoBase):
+    async def say(self, request, context):
+        return Note(text=os.environ["WORD"])
+"""
+
+
+def test_an_edited_graph_file_counts_at_once_and_a_mistake_changes_nothing(project: Project) -> None:
+    (project.folder / "says.py").write_text(SAYS)
+    entry = 'entry: {class: "says:Says", port: PORT, env: {WORD: WHAT}}'
+
+    def said() -> str:
+        done = toolkit("call", "Say", "{}", "--target", f"127.0.0.1:{project.port}", folder=project.folder)
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["text"])
+
+    with up(project.write(entry.replace("WHAT", "one")), "--watch") as running:
+        running.wait_ready()
+        assert said() == "one"
+        project.write(entry.replace("WHAT", "two"))
+        running.wait_line("graph.yaml changed: replacing entry")
+        running.wait_line("entry   | stopped")
+        assert said() == "two"
+        project.write(entry.replace("WHAT", "three").replace("env", "evn"))
+        running.wait_line("graph.yaml:4: services.entry.evn: unknown key; did you mean 'env'?")
+        running.wait_line("error: test goes on as it was")
+        assert said() == "two"
+        project.write(entry.replace("WHAT", "three") + '\nother: {class: "says:Says"}')
+        running.wait_line("graph.yaml changed: services counts from the next toolkit up on, and the rest with it")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0

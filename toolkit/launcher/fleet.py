@@ -8,7 +8,7 @@ from typing import Protocol
 
 from toolkit.launcher.events import Load
 from toolkit.launcher.lifecycle import State
-from toolkit.launcher.manifest import Unit
+from toolkit.launcher.manifest import Graph, Unit
 from toolkit.launcher.output import Row
 from toolkit.launcher.restarts import Restarts
 from toolkit.metrics import Sample
@@ -41,6 +41,12 @@ class Starts(Protocol):
 
     def plan(self, unit: str, count: int) -> None:
         """Find places for so many replicas. Raises PlacementError where there are none."""
+
+    def adopt(self, graph: Graph, counts: Mapping[str, int]) -> list[str]:
+        """From now on replicas are those of this graph: of each unit so many. Returns the units whose replicas are others
+        than before. Raises PlacementError where there are no places.
+        """
+        ...
 
     def another(self, unit: str, index: int, number: int, addresses: Addresses) -> Launch:
         """The `number`-th replica in the place `index` of a unit, where the others are at `addresses`."""

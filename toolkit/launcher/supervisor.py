@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import random
 
-from toolkit.errors import PlacementError
+from toolkit.errors import GraphError, PlacementError
+from toolkit.launcher.changes import find_fixed
 from toolkit.launcher.edges import Description, Edges, find_calls, find_edges, find_problems, find_tiers
 from toolkit.launcher.events import (
     Asked,
@@ -95,7 +96,9 @@ class Supervisor:
         chance: Callable[[], float] = random,
         restarts: RestartOptions = DEFAULT_RESTARTS,
         answer: Answerer = lambda client, answer: None,
+        load: Callable[[], Graph] | None = None,
     ) -> None:
+        """`load` reads the graph file again, once it has changed."""
         self.graph = graph
         self._starts = starts
         self._limits = limits
@@ -104,13 +107,10 @@ class Supervisor:
         self._clock = clock
         self._chance = chance
         self._restarts = restarts
+        self._load = load
         self.groups = {name: Group(unit, 0) for name, unit in graph.units.items()}
         self._requests = Requests(self, answer)
-        self._scalers = {
-            name: Scaler(unit.said.replicas.min, unit.said.replicas.max, _capacity(unit), clock=clock)
-            for name, unit in graph.units.items()
-            if unit.said.replicas.min < unit.said.replicas.max
-        }
+        self._scalers = _make_scalers(graph, clock)
         self._scale_at = clock()
         self._replicas: dict[str, Replica] = {}
         for launch in launches:
@@ -160,7 +160,9 @@ class Supervisor:
         there.
         """
         self._starts.plan(name, count)
-        group = self.groups[name]
+        self._resize(self.groups[name], count)
+
+    def _resize(self, group: Group, count: int) -> None:
         group.target = count
         group.lost.clear()
         group.due = {index: at for index, at in group.due.items() if index < count}
@@ -344,13 +346,43 @@ class Supervisor:
         if self.is_stopping:
             return
         names = ", ".join(Path(path).name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
-        for file in (self.graph.path, *self.graph.overrides):
-            if str(file.resolve()) in paths:
-                self._view.say(f"{file.name} changed; that counts from the next toolkit up on")
+        files = [file for file in (self.graph.path, *self.graph.overrides) if str(file.resolve()) in paths]
+        if files and self._load is not None:
+            self._reload(files[0].name, self._load)
         touched = [group for group in self.groups.values() if not group.files.isdisjoint(paths)]
         if touched:
             self._view.say(f"{names} changed: replacing {', '.join(each.unit.label for each in touched)}")
             self.restart([each.name for each in touched])
+
+    def _reload(self, file: str, load: Callable[[], Graph]) -> None:
+        """Bring the graph to what its file says now, or leave all of it as it is."""
+        try:
+            graph = load()
+            fixed = find_fixed(self.graph, graph)
+            if fixed:
+                self._view.say(f"{file} changed: {fixed} counts from the next toolkit up on, and the rest with it")
+                return
+            counts = {name: self._count(unit) for name, unit in graph.units.items()}
+            touched = self._starts.adopt(graph, counts)
+        except (GraphError, PlacementError) as error:
+            self._complain(*str(error).splitlines(), f"{self.graph.name} goes on as it was")
+            return
+        resized = [group for group in self.groups.values() if group.target != counts[group.name]]
+        news = [f"{counts[group.name]} of {group.name}, {group.target} before" for group in resized]
+        self.graph = graph
+        self._scalers = _make_scalers(graph, self._clock)
+        for name, unit in graph.units.items():
+            self.groups[name].unit = unit
+        for group in resized:
+            self._resize(group, counts[group.name])
+        self.restart(touched)
+        news += [f"replacing {', '.join(graph.units[name].label for name in touched)}"] if touched else []
+        self._view.say(f"{file} changed: {'; '.join(news) or 'nothing that runs is different'}")
+
+    def _count(self, unit: Unit) -> int:
+        """How many replicas of it there should be: what `scale` has made of it stays, within what a changed file says."""
+        group, said = self.groups[unit.name], unit.said.replicas
+        return group.target if said == group.unit.said.replicas else min(max(group.target, said.min), said.max)
 
     # Replicas that are lost, replaced, too many or missing
 
@@ -630,6 +662,15 @@ class Supervisor:
         if row != replica.row:
             replica.row = row
             self._view.show(replica.name, row)
+
+
+def _make_scalers(graph: Graph, clock: Callable[[], float]) -> dict[str, Scaler]:
+    """Of the units whose number the file leaves open."""
+    return {
+        name: Scaler(unit.said.replicas.min, unit.said.replicas.max, _capacity(unit), clock=clock)
+        for name, unit in graph.units.items()
+        if unit.said.replicas.min < unit.said.replicas.max
+    }
 
 
 def _capacity(unit: Unit) -> int:

@@ -26,7 +26,7 @@ from toolkit.launcher.folder import project_folder
 from toolkit.launcher.fuse import Fused, fuse, fuse_all
 from toolkit.launcher.guardian import guarded
 from toolkit.launcher.inspector import check_edges
-from toolkit.launcher.manifest import Graph
+from toolkit.launcher.manifest import Deployment, Graph
 from toolkit.launcher.output import PlainView, QuietView, View, wants_colour
 from toolkit.launcher.placement import Placed, describe, describe_machine, place
 from toolkit.launcher.ports import held_ports
@@ -61,13 +61,15 @@ def up(
     environ: Mapping[str, str],
     style: Style = "full",
     watch: Watch | None = None,
+    load: Callable[[], Graph] | None = None,
     metrics: str = "",
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code.
 
     Before anything starts it raises GraphError, PlacementError, RunningError where it is up already, and ConflictError where
-    a port or a folder is somebody else's. With `watch`, replicas are replaced when their files change. `metrics`: `HOST:PORT`
+    a port or a folder is somebody else's. With `watch`, replicas are replaced when their files change, and when the graph
+    file does, which `load` reads again. `metrics`: `HOST:PORT`
     where those of all replicas are served for Prometheus; empty: nowhere.
     """
     placed = place(graph, machine)
@@ -107,6 +109,7 @@ def up(
             view=view,
             clock=time.monotonic,
             answer=desk.answer,
+            load=load,
         )
         announce(state, Run(pid=os.getpid(), name=graph.name, path=str(graph.path.resolve()), socket=desk.path))
         code = SERVICE_FAILED
@@ -219,6 +222,29 @@ class Starts:
         placed = place(self._graph, self._machine, counts=counts, kept=kept)
         self._placed = {(each.deployment, each.index): each for each in placed}
 
+    def adopt(self, graph: Graph, counts: Mapping[str, int]) -> list[str]:
+        """From now on replicas are those of this graph: of each unit so many. Returns the units whose replicas are others
+        than before, for what is said of one may be told to its callers too. Raises PlacementError where there are no places.
+        """
+        of_each = {member: counts[name] for name, unit in graph.units.items() for member in unit.members}
+        kept = [
+            each
+            for each in self._placed.values()
+            if each.index < of_each[each.deployment]
+            and _asks(self._graph.services[each.deployment]) == _asks(graph.services[each.deployment])
+        ]
+        placed = place(graph, self._machine, counts=of_each, kept=kept)
+        before = {name: self._tell(name) for name in graph.services}
+        self._graph = graph
+        self._placed = {(each.deployment, each.index): each for each in placed}
+        after = {name: self._tell(name) for name in graph.services}
+        return [name for name, unit in graph.units.items() if any(before[each] != after[each] for each in unit.members)]
+
+    def _tell(self, name: str) -> tuple[Placed, ReplicaSpec]:
+        """All that makes a replica of a deployment what it is, but for addresses."""
+        placed = self._placed[name, 0]
+        return placed, self._specify(placed, "", {}, joins=False)
+
     def another(self, unit: str, index: int, number: int, addresses: Addresses) -> Launch:
         """One that joins those that serve: the `number`-th in its place."""
         members = [self._placed[member, index] for member in self._graph.units[unit].members]
@@ -236,11 +262,11 @@ class Starts:
     ) -> Launch:
         """`own`: where each that runs in it listens."""
         unit, whole = fused.whole.deployment, fused.whole
-        spec = fused.spec([self._specify(each, own[each.deployment], addresses, joins) for each in fused.members])
+        spec = fused.spec([self._specify(each, own[each.deployment], addresses, joins=joins) for each in fused.members])
         name = f"{unit}.{whole.index}" if whole.index else whole.name  # the first may have been the only one
         return Launch(name=name if number == 1 else f"{name}#{number}", unit=unit, spec=spec, env=whole.env)
 
-    def _specify(self, placed: Placed, own: str, addresses: Addresses, joins: bool) -> ReplicaSpec:
+    def _specify(self, placed: Placed, own: str, addresses: Addresses, *, joins: bool) -> ReplicaSpec:
         name, port = placed.deployment, self._graph.port(placed.deployment)
         listen = (own, *([join(self._graph.host(name), port)] if port else []))
         known = {**dict.fromkeys(self._graph.absent, ()), **addresses}
@@ -255,6 +281,11 @@ class Starts:
             reports_files=self._reports_files,
             reports_metrics=self._reports_metrics,
         )
+
+
+def _asks(said: Deployment) -> tuple[object, ...]:
+    """What its placement follows from."""
+    return said.device, said.on_unsatisfiable, said.resources, said.env
 
 
 def _make_view(
