@@ -404,12 +404,12 @@ def test_several_replicas_come_up_under_their_own_names(project: Project) -> Non
 
 def test_a_launcher_that_was_stopped_blames_no_replica(project: Project) -> None:
     """Longer than its patience with a replica that hangs."""
-    with up(project.write(LEAF), "--hang-timeout", "1s") as running:
+    with up(project.write(LEAF), "--hang-timeout", "2s") as running:  # twice as long as a replica is silent at most
         running.wait_ready()
         before = running.replicas()
         running.signal(signal.SIGSTOP)
         assert say(project, "while it is stopped").returncode == 0
-        assert say(project, "wait 1.5").returncode == 0
+        assert say(project, "wait 2.5").returncode == 0
         running.signal(signal.SIGCONT)
         assert toolkit("ps", folder=project.folder).returncode == 0
         assert running.replicas() == before
