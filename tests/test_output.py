@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from toolkit.launcher.lines import LineSplitter
+from toolkit.launcher.lines import LineSplitter, parse_object
 from toolkit.launcher.live import LiveView
 from toolkit.launcher.output import PlainView, Row, is_terminal, wants_colour
 
@@ -36,6 +36,16 @@ def split(*chunks: bytes, limit: int = 1000) -> list[tuple[str, bool]]:
 )
 def test_bytes_become_lines(chunks: list[bytes], lines: list[tuple[str, bool]]) -> None:
     assert split(*chunks) == lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"\xff", b'{"a": "\xff"}', b"[1]", b"1", b"[" * 100_000, "{'a': 1}"],
+    ids=lambda line: repr(line[:9]),
+)
+def test_a_line_that_is_no_object_is_none(line: str | bytes) -> None:
+    assert parse_object(line) is None
+    assert parse_object('{"a": [1, "ä"]}') == parse_object('{"a": [1, "ä"]}'.encode()) == {"a": [1, "ä"]}
 
 
 def test_a_line_without_end_comes_in_pieces() -> None:

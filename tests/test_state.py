@@ -116,6 +116,18 @@ def test_a_record_keeps_its_limit_and_its_newest_lines(tmp_path: Path) -> None:
     assert sum(each.stat().st_size for each in tmp_path.iterdir()) <= 2000
 
 
+def test_a_record_that_something_else_wrote_into_is_read_on(tmp_path: Path) -> None:
+    file = LimitedFile(tmp_path)
+    record = Record(file, lambda: 5.0)
+    record.say("before")
+    with (tmp_path / "log.jsonl").open("ab") as other:
+        other.write(b"\xff\xfe\n[]\n")
+    file.close()
+    with (tmp_path / "log.jsonl").open("a") as again:
+        Record(again, lambda: 6.0).say("after")
+    assert [said["text"] for said in read_record(tmp_path)] == ["before", "after"]
+
+
 def test_a_record_is_followed_over_its_limit_until_nobody_writes(tmp_path: Path) -> None:
     file = LimitedFile(tmp_path, limit=100)
     record = Record(file, lambda: 0.0)

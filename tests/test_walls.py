@@ -36,8 +36,8 @@ launcher.layers
 launcher.memory
 launcher.cages
 launcher.captured launcher.cgroups launcher.document launcher.events launcher.fit launcher.folder launcher.guardian
-launcher.lifecycle launcher.lines launcher.output launcher.ports launcher.restarts launcher.scaling launcher.state
-launcher.hints launcher.security launcher.sizes
+launcher.lifecycle launcher.output launcher.ports launcher.restarts launcher.scaling launcher.state
+launcher.hints launcher.lines launcher.security launcher.sizes
 project.certs project.generate project.scaffold
 replica call
 collect

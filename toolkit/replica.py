@@ -551,7 +551,7 @@ def _spec(argv: list[str], environ: Mapping[str, str]) -> ReplicaSpec:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError('must be a JSON object, {"name": value}')

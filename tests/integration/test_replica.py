@@ -244,6 +244,7 @@ def test_it_tells_its_launcher_how_its_start_goes_on_and_why_it_failed(
     [
         ([], "TOOLKIT_SERVICE: missing; name the service: package.module:Class"),
         (["a:B", "--args", "{"], "argument --args: not JSON: Expecting property name"),
+        (["a:B", "--args", "[" * 100_000], "argument --args: not JSON: "),
         (["a:B", "--args", "[1]"], 'argument --args: must be a JSON object, {"name": value}'),
         (["a:B", "--listen", "50051"], "50051: write HOST:PORT, or unix:/absolute/path"),
         (["a:B", "--listen", "localhost"], "localhost: write HOST:PORT, or unix:/absolute/path"),

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from toolkit.launcher.lines import parse_object
+
 _CHUNK = 65536
 
 
@@ -75,13 +77,5 @@ def answers(process: subprocess.Popen[bytes], timeout: float | None = None) -> I
         if not chunk:
             return
         *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, map(_parse, lines))
+        yield from filter(None, map(parse_object, lines))
     raise TimeoutError
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return None
-    return said if isinstance(said, dict) else None

@@ -20,6 +20,7 @@ from typing import Any
 
 from toolkit.errors import NotRunningError
 from toolkit.launcher.events import Asked
+from toolkit.launcher.lines import parse_object
 from toolkit.launcher.processes import Processes
 
 MAX_REQUEST = 64 * 1024
@@ -83,7 +84,7 @@ class Desk:
             self._drop(number)
         elif end:
             self._heard[number] = b""
-            yield Asked(number, _parse(line))
+            yield Asked(number, parse_object(line) or {})
 
     def _drop(self, number: int) -> None:
         client = self._clients.pop(number)
@@ -101,7 +102,7 @@ def ask(path: str, request: Mapping[str, Any]) -> dict[str, Any]:
             answer = desk.makefile("rb").readline()
         except OSError:
             answer = b""
-    found = _parse(answer)
+    found = parse_object(answer) or {}
     if "code" not in found:
         raise NotRunningError("the graph went down before it answered")
     return found
@@ -114,11 +115,3 @@ def _is_ours(client: socket.socket) -> bool:
     size = struct.calcsize("3i")
     _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return bool(uid == os.getuid())
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}

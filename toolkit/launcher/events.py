@@ -17,11 +17,11 @@ The other way travel, whenever replicas come or go, {"addresses": {"gpt2": ["uni
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from toolkit.launcher.lines import parse_object
 from toolkit.launcher.sizes import show_size
 from toolkit.metrics import Sample, read_samples
 
@@ -175,12 +175,9 @@ Event = Said | OutOfMemory | Exited | Output | Signalled | Asked | Changed | Not
 
 def parse_event(replica: str, line: bytes) -> Said:
     """One line of a control socket. Raises ValueError saying what is wrong with it."""
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ValueError(f"not JSON: {line[:80]!r}") from None
-    if not isinstance(said, dict):
-        raise ValueError(f"not an object: {line[:80]!r}")
+    said = parse_object(line)
+    if said is None:
+        raise ValueError(f"not a JSON object: {line[:80]!r}")
     match said.get("event"):
         case "described":
             companions = _get({"companions": [], **said}, "companions", list)

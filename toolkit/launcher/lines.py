@@ -1,9 +1,11 @@
-"""Bytes that a replica prints → lines of text. Pure, bounded, and nothing in it can raise."""
+"""What other processes say, line by line: text that a replica prints, and JSON. Pure, bounded, and nothing in it can raise."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 MAX_LINE_BYTES = 256 * 1024
 _END = re.compile(rb"\r\n|\n|\r(?=.)", re.DOTALL)
@@ -43,6 +45,15 @@ class LineSplitter:
     def _pieces(self, line: bytes, *, is_transient: bool) -> Iterator[tuple[str, bool]]:
         for start in range(0, max(1, len(line)), self._limit):
             yield _decode(line[start : start + self._limit]), is_transient
+
+
+def parse_object(line: str | bytes) -> dict[str, Any] | None:
+    """A line that should be a JSON object; None where it is something else."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _decode(line: bytes) -> str:

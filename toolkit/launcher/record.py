@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from toolkit.launcher.lines import parse_object
 from toolkit.launcher.output import Row, View
 
 LIMIT = 32 * 1024 * 1024
@@ -164,25 +165,17 @@ def _read(path: Path, is_growing: Callable[[], bool], pause: Callable[[float], N
     is_new = path.exists()
     while is_new:
         is_new = False
-        with path.open(encoding="utf-8") as file:
-            rest = ""
+        with path.open("rb") as file:
+            rest = b""
             while not is_new:
                 was_growing = is_growing()
                 rest += file.read()
-                *lines, rest = rest.split("\n")
-                yield from filter(None, map(_parse, lines))
+                *lines, rest = rest.split(b"\n")
+                yield from filter(None, map(parse_object, lines))
                 if not was_growing:
                     return
                 pause(_TAIL)
                 is_new = path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return None
-    return said if isinstance(said, dict) else None
 
 
 def is_of(replica: str, names: Sequence[str], deployments: Iterable[str] = ()) -> bool:
