@@ -203,6 +203,7 @@ def up(
     takes a key away.
     """
     from toolkit.launcher.edges import find_edges, select
+    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.inventory import find_machine
     from toolkit.launcher.manifest import Graph, load_graph
     from toolkit.launcher.supervisor import Limits
@@ -222,7 +223,7 @@ def up(
     )
     graph = load_graph(file, override or (), assign or ())
     if services:
-        graph = select(graph, services, {} if no_deps else find_edges(graph, _described(graph)))
+        graph = select(graph, services, {} if no_deps else find_edges(graph, check_edges(graph, sys.stderr)))
     machine = find_machine(os.environ, _fake_gpus(fake_gpus) if fake_gpus else None)
     if dry_run:
         return show_plan(graph, machine, stream=sys.stdout, environ=os.environ)
@@ -495,11 +496,12 @@ def check(file: GraphFile, override: Overrides = None, assign: Assignments = Non
     tokens must be there, and do what they are for.
     """
     from toolkit.launcher.edges import find_edges
+    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.trust import plan_trust
 
     graph = load_graph(file, override or (), assign or ())
-    edges = find_edges(graph, _described(graph))
+    edges = find_edges(graph, check_edges(graph, sys.stderr))
     plan_trust(graph, edges)
     count = sum(map(len, edges.values()))
     typer.echo(f"ok: {graph.name}: deployments {len(edges)}, edges {count}")
@@ -520,11 +522,12 @@ def graph(
     assign: Assignments = None,
 ) -> None:
     """Draw a graph: who calls whom, as its classes say."""
+    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.manifest import load_graph
     from toolkit.launcher.picture import draw
 
     loaded = load_graph(file, override or (), assign or ())
-    typer.echo(draw(loaded, _described(loaded), style))
+    typer.echo(draw(loaded, check_edges(loaded, sys.stderr), style))
 
 
 @app.command(
@@ -817,13 +820,17 @@ def export(
     """
     from toolkit.export.plan import plan_containers
     from toolkit.export.write import ENGINES, render, write
+    from toolkit.launcher.inspector import check_edges
     from toolkit.launcher.manifest import load_graph
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"ENGINE is one of {', '.join(ENGINES)}, not {engine}")
     graph = load_graph(file, override or (), assign or ())
     files = render(
-        plan_containers(graph, _described(graph)), engine, Path.cwd() if out is None else out, toolkit.__version__
+        plan_containers(graph, check_edges(graph, sys.stderr)),
+        engine,
+        Path.cwd() if out is None else out,
+        toolkit.__version__,
     )
     if out is None:
         shown = [text if len(files) == 1 else f"# {name}\n{text}" for name, text in files.items()]
@@ -831,15 +838,6 @@ def export(
         return
     for path in write(files, out):
         typer.echo(f"wrote {path}")
-
-
-def _described(graph: Any) -> Any:
-    """What the classes of a graph declare; shows how far their imports are."""
-    from toolkit.launcher.inspector import check_edges
-    from toolkit.launcher.waiting import busy
-
-    with busy(str(graph.path), sys.stderr, os.environ) as report:
-        return check_edges(graph, report=report)
 
 
 def _duration(option: str, text: str) -> float:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, TextIO
 
 from toolkit.errors import GraphError
 from toolkit.launcher.captured import answers, asked
 from toolkit.launcher.edges import Description, find_problems
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.manifest import Graph
-from toolkit.launcher.waiting import Report
+from toolkit.launcher.waiting import Report, busy
 
 COMMAND = (sys.executable, "-m", "toolkit.inspect")
 TIMEOUT = 300.0
@@ -20,26 +22,31 @@ TIMEOUT = 300.0
 
 
 def check_edges(
-    graph: Graph, *, report: Report = lambda phase, done=0, total=None: None, command: Sequence[str] = COMMAND
+    graph: Graph, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Description]:
     """What each deployment declares. Raises GraphError for every class that cannot be imported and every wrong edge.
 
-    `report` is told which class it imports, how many it has, and of how many.
+    `stream`, if any, shows which class it imports, how many it has, and of how many.
     """
-    answers = dict(_ask(graph, command, report))
+    with nullcontext(_tell_nobody) if stream is None else busy(str(graph.path), stream, environ) as report:
+        found = dict(_ask(graph, report))
     problems = [
-        f"{graph.where('services', name, 'class')}: {answers[name]}"
+        f"{graph.where('services', name, 'class')}: {found[name]}"
         for name in graph.services
-        if not isinstance(answers.get(name), Description)
+        if not isinstance(found.get(name), Description)
     ]
-    descriptions = {name: answer for name, answer in answers.items() if isinstance(answer, Description)}
+    descriptions = {name: each for name, each in found.items() if isinstance(each, Description)}
     problems += find_problems(graph, descriptions)
     if problems:
         raise GraphError("\n".join(problems))
     return descriptions
 
 
-def _ask(graph: Graph, command: Sequence[str], report: Report) -> Iterator[tuple[str, Description | str]]:
+def _tell_nobody(phase: str, done: float = 0, total: float | None = None) -> None:
+    pass
+
+
+def _ask(graph: Graph, report: Report) -> Iterator[tuple[str, Description | str]]:
     """Deployment → its description, or the sentence that says why there is none."""
     classes = {name: deployment.service for name, deployment in graph.services.items() if not deployment.command}
     yield from ((name, Description("", {})) for name in graph.services if name not in classes)
@@ -51,7 +58,7 @@ def _ask(graph: Graph, command: Sequence[str], report: Report) -> Iterator[tuple
 
     with tempfile.TemporaryFile() as complaints:
         try:
-            with asked(command, project_folder(graph.path), classes, complaints=complaints) as process:
+            with asked(COMMAND, project_folder(graph.path), classes, complaints=complaints) as process:
                 report_next()
                 for answer in answers(process, TIMEOUT):
                     if answer.get("deployment") in classes:

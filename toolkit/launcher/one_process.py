@@ -27,7 +27,6 @@ from toolkit.launcher.processes import COMMAND
 from toolkit.launcher.security import join
 from toolkit.launcher.specify import specify
 from toolkit.launcher.trust import plan_trust
-from toolkit.launcher.waiting import Report, busy
 from toolkit.spec import PREFIX, ReplicaSpec
 
 _CHUNK = 65536
@@ -44,8 +43,7 @@ def up_in_one_process(
     command: Sequence[str] = COMMAND,
 ) -> int:
     """Run a graph until it is stopped. Returns the exit code. Raises GraphError, PlacementError before anything starts."""
-    with busy(str(graph.path), stream, environ) as report:
-        planned, env = plan_process(graph, machine, drain_timeout=drain_timeout, report=report)
+    planned, env = plan_process(graph, machine, drain_timeout=drain_timeout, stream=stream, environ=environ)
     ours, theirs = socket.socketpair()
     with ours, theirs, _forwarded_signals() as signals:
         spec = replace(planned, control_fd=theirs.fileno(), metrics=metrics)
@@ -63,7 +61,7 @@ def up_in_one_process(
 
 
 def plan_process(
-    graph: Graph, machine: Machine, *, drain_timeout: float, report: Report
+    graph: Graph, machine: Machine, *, drain_timeout: float, stream: TextIO, environ: Mapping[str, str]
 ) -> tuple[ReplicaSpec, Mapping[str, str]]:
     """One replica of each deployment, and what its environment is; the entry speaks for all. Nobody waits: a breakpoint in a
     constructor may take hours.
@@ -75,7 +73,7 @@ def plan_process(
     conflicts = list(find_conflicts(graph, graph.services))
     if conflicts:
         raise GraphError("\n".join(map(str, conflicts)))
-    edges = find_edges(graph, check_edges(graph, report=report))
+    edges = find_edges(graph, check_edges(graph, stream, environ))
     trust = plan_trust(graph, edges)
     order = sorted(graph.services, key=lambda name: name != graph.entry)
     placed = {each.deployment: each for each in place(graph, machine, counts=dict.fromkeys(graph.services, 1))}

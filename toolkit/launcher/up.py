@@ -20,7 +20,7 @@ from toolkit.launcher.addresses import (
 )
 from toolkit.launcher.desk import Desk, ask
 from toolkit.launcher.devices import Machine
-from toolkit.launcher.edges import Edges, find_edges
+from toolkit.launcher.edges import find_edges
 from toolkit.launcher.fleet import Addresses, Launch
 from toolkit.launcher.folder import project_folder
 from toolkit.launcher.fuse import Fused, fuse, fuse_all
@@ -37,7 +37,7 @@ from toolkit.launcher.specify import specify
 from toolkit.launcher.state import Run, announce, claimed
 from toolkit.launcher.supervisor import SERVICE_FAILED, Limits, Supervisor
 from toolkit.launcher.trust import Trust, needs_edges, plan_trust
-from toolkit.launcher.waiting import busy, make_view
+from toolkit.launcher.waiting import make_view
 from toolkit.metrics import read_samples, render
 from toolkit.scrape import served
 from toolkit.spec import ReplicaSpec
@@ -73,7 +73,8 @@ def up(
     where those of all replicas are served for Prometheus; empty: nowhere.
     """
     placed = place(graph, machine)
-    trust = plan_trust(graph, _find_edges(graph, stream, environ, style) if needs_edges(graph) else {})
+    imports = stream if style == "full" else None
+    trust = plan_trust(graph, find_edges(graph, check_edges(graph, imports, environ)) if needs_edges(graph) else {})
     with (
         Processes(project_folder(graph.path), command=command, environ=environ) as processes,  # signals are caught
         claimed(graph.path, environ) as state,
@@ -123,14 +124,6 @@ def up(
             view.settle()
             desk.close(code)
         return code
-
-
-def _find_edges(graph: Graph, stream: TextIO, environ: Mapping[str, str], style: Style) -> Edges:
-    """Shows how far the imports are where everything is shown."""
-    if style != "full":
-        return find_edges(graph, check_edges(graph))
-    with busy(str(graph.path), stream, environ) as report:
-        return find_edges(graph, check_edges(graph, report=report))
 
 
 @contextmanager
