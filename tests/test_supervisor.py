@@ -770,7 +770,7 @@ def beats(seconds: float, *names: str) -> list[Event | float]:
 
 
 def test_a_replica_whose_event_loop_does_not_turn_shows_where_is_killed_and_replaced() -> None:
-    told = replay(*UP, *beats(11, "middle", "top"), *back("leaf#2"), INT, limits=HANG)
+    told = replay(*UP, *beats(12, "middle", "top"), *back("leaf#2"), INT, limits=HANG)
     assert told.processes.told[:2] == [("dump", "leaf"), ("kill", "leaf")]
     assert "its event loop has not turned for 10 s" in told.view.complaints[0]
     assert "asyncio.to_thread" in told.view.complaints[0]
@@ -778,8 +778,10 @@ def test_a_replica_whose_event_loop_does_not_turn_shows_where_is_killed_and_repl
     assert told.code == 0
 
 
-def test_a_replica_that_says_that_it_is_well_is_left_alone() -> None:
-    told = replay(*UP, *beats(100, *ALL), INT, limits=HANG)
+@pytest.mark.parametrize("timeout", [10.0, 0.1])
+def test_a_replica_that_says_that_it_is_well_is_left_alone(timeout: float) -> None:
+    """However short a silence is allowed: that between two words is none."""
+    told = replay(*UP, *beats(100, *ALL), INT, limits=replace(LIMITS, hang_timeout=timeout))
     assert (told.code, told.view.complaints, told.killed) == (0, [], [])
 
 

@@ -44,7 +44,7 @@ from toolkit.scrape import served
 from toolkit.security import PLAIN, check_exposure, refusals, wait_connected
 from toolkit.server import Server
 from toolkit.service import Service, construct, dependencies, reporter
-from toolkit.spec import Outgoing, ReplicaSpec, check_address, check_port, check_target
+from toolkit.spec import LOAD_INTERVAL, Outgoing, ReplicaSpec, check_address, check_port, check_target
 from toolkit.tasks import in_daemon_thread, wait_closed
 from toolkit.transport.base import Transport
 from toolkit.transport.grpc import AHEAD, GrpcTransport
@@ -55,8 +55,6 @@ log = logging.getLogger("toolkit")
 DRAIN_INCOMPLETE = 8
 CHECK_AGAIN_AFTER: Final = 0.1
 CHECK_TIMEOUT: Final = 5.0
-LOAD_INTERVAL: Final = 1.0
-"""Seconds between two words to the launcher about the calls at hand."""
 
 
 async def run(

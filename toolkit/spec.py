@@ -12,6 +12,8 @@ PREFIX = "TOOLKIT_"
 MIB = 1 << 20
 DNS = "dns:///"
 """Before a `HOST:PORT` whose host stands for all replicas."""
+LOAD_INTERVAL = 1.0
+"""Seconds between two words of a replica to its launcher about the calls at hand."""
 MAX_SOCKET_PATH = 103
 """Bytes that every platform can bind."""
 

@@ -202,7 +202,7 @@ def test_a_clock_that_jumps_ends_no_call_and_no_replica(project: Project, tmp_pa
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "shift.c"], check=True)
     path = project.write('leaf: {class: "classes:Leaf"}\nentry: {class: "classes:Caller", port: PORT}')
     env = environ(LD_PRELOAD=str(library), SHIFT=str(by))
-    with up(path, "--hang-timeout", "2s", env=env) as running:
+    with up(path, "--hang-timeout", "1s", env=env) as running:
         running.wait_ready()
         before = running.replicas()
         record = read_record(state_folder(path, env), is_growing=lambda: True, pause=time.sleep)

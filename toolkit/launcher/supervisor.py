@@ -43,7 +43,7 @@ from toolkit.launcher.processes import ProcessTable
 from toolkit.launcher.requests import Answerer, Requests
 from toolkit.launcher.restarts import DEFAULT_RESTARTS, RestartOptions, Restarts
 from toolkit.launcher.scaling import Demand, Scaler
-from toolkit.spec import ReplicaSpec
+from toolkit.spec import LOAD_INTERVAL, ReplicaSpec
 
 OK = 0
 SERVICE_FAILED = 1
@@ -604,7 +604,7 @@ class Supervisor:
         if replica.kill_at is not None:
             yield replica.kill_at
         elif replica.state is State.READY and not self.is_stopping:
-            yield replica.heard_at + self._limits.hang_timeout
+            yield replica.heard_at + LOAD_INTERVAL + self._limits.hang_timeout
         elif self.is_serving and not self.is_stopping:
             yield replica.started_at + self._limits.start_timeout
 
