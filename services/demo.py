@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable
 
 from toolkit.errors import ServiceError, ToolkitError
 from toolkit.testing import graph_in_processes as running
 
-__all__ = ["main", "running"]
+__all__ = ["main", "run", "running"]
 
 
-def main(demo: Callable[[], Awaitable[None]]) -> int:
+def main(demo: Callable[[], Awaitable[None]], about: str | None) -> int:
+    """Run a demo that takes no arguments; `about` is what `--help` says first, the module's docstring."""
+    call, _, what = (about or "").partition(": ")
+    ArgumentParser(prog=call.strip("`") or None, description=what).parse_args()
+    return run(demo)
+
+
+def run(demo: Callable[[], Awaitable[None]]) -> int:
     """Run a demo to its end. Exit code 0 after an answer, 1 without one, 130 when interrupted."""
     try:
         asyncio.run(_interruptible(demo))

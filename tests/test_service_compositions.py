@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from services.classification.service import ByLikelihood, ByMeaning
 from services.classification.v1.classification_toolkit import (
-    ClassificationBase,
     ClassificationClient,
     ClassifyReply,
     ClassifyRequest,
@@ -29,9 +28,9 @@ from services.sequential.v1.sequential_toolkit import (
     SummaryClient,
     SummaryRequest,
 )
-from toolkit.context import Context
 from toolkit.errors import Code, ServiceError
-from toolkit.testing import serve
+from toolkit.service import Service
+from toolkit.testing import Fake, fake, serve
 
 LABELS = ["sport", "politics", "technology", "weather"]
 TEXT = (
@@ -107,24 +106,18 @@ async def test_several_models_in_one_service_answer_apart_and_together() -> None
     assert (both.topic, both.mood) == (topic.labels, mood.labels)
 
 
-class Down(ClassificationBase):
-    async def classify(self, request: ClassifyRequest, context: Context) -> ClassifyReply:
-        raise ServiceError(Code.UNAVAILABLE, "gone")
+def down() -> Fake:
+    return fake(ClassificationClient, classify=ServiceError(Code.UNAVAILABLE, "gone"))
 
 
-async def ensemble_of(
-    stack: AsyncExitStack, by_meaning: ClassificationBase, by_likelihood: ClassificationBase
-) -> EnsembleClient:
-    ensemble = Ensemble()
-    ensemble.by_meaning = await stack.enter_async_context(serve(by_meaning, ClassificationClient))
-    ensemble.by_likelihood = await stack.enter_async_context(serve(by_likelihood, ClassificationClient))
-    return await stack.enter_async_context(serve(ensemble, EnsembleClient))
+def ensemble_of(by_meaning: Service, by_likelihood: Service) -> AbstractAsyncContextManager[EnsembleClient]:
+    return serve(Ensemble(), EnsembleClient, handles={"by_meaning": by_meaning, "by_likelihood": by_likelihood})
 
 
 async def test_an_ensemble_is_the_mean_of_its_members(by_meaning: ByMeaning, by_likelihood: ByLikelihood) -> None:
     ask = ClassifyRequest(text="Parliament passed the budget by two votes.", labels=LABELS)
-    async with AsyncExitStack() as stack:
-        prediction = await (await ensemble_of(stack, by_meaning, by_likelihood)).predict(ask)
+    async with ensemble_of(by_meaning, by_likelihood) as ensemble:
+        prediction = await ensemble.predict(ask)
     one, other = ({label.name: label.score for label in vote.labels} for vote in prediction.votes)
     for label in prediction.labels:
         assert label.score == pytest.approx((one[label.name] + other[label.name]) / 2)
@@ -133,30 +126,26 @@ async def test_an_ensemble_is_the_mean_of_its_members(by_meaning: ByMeaning, by_
 
 async def test_an_ensemble_keeps_the_good_answer_when_a_member_fails(by_meaning: ByMeaning) -> None:
     ask = ClassifyRequest(text="Parliament passed the budget by two votes.", labels=LABELS)
-    async with AsyncExitStack() as stack:
-        prediction = await (await ensemble_of(stack, by_meaning, Down())).predict(ask)
+    async with ensemble_of(by_meaning, down()) as ensemble:
+        prediction = await ensemble.predict(ask)
     assert prediction.labels[0].name == "politics"
     assert [vote.error for vote in prediction.votes] == ["", "UNAVAILABLE: gone"]
 
 
 async def test_an_ensemble_without_any_answer_fails_and_so_does_a_wrong_request(by_meaning: ByMeaning) -> None:
-    async with AsyncExitStack() as stack:
-        ensemble = await ensemble_of(stack, Down(), Down())
+    async with ensemble_of(down(), down()) as ensemble:
         with pytest.raises(ServiceError, match="no classifier has answered"):
             await ensemble.predict(ClassifyRequest(text="a text", labels=LABELS))
-    async with AsyncExitStack() as stack:
-        ensemble = await ensemble_of(stack, by_meaning, Down())
+    async with ensemble_of(by_meaning, down()) as ensemble:
         with pytest.raises(ServiceError, match="text: empty"):
             await ensemble.predict(ClassifyRequest(text="", labels=LABELS))
 
 
 async def test_a_mean_is_over_those_that_answered_alone() -> None:
-    class Sure(ClassificationBase):
-        async def classify(self, request: ClassifyRequest, context: Context) -> ClassifyReply:
-            return ClassifyReply(labels=[Label(name=name, score=float(not place)) for place, name in enumerate(LABELS)])
-
-    async with AsyncExitStack() as stack:
-        prediction = await (await ensemble_of(stack, Sure(), Down())).predict(ClassifyRequest(text="a", labels=LABELS))
+    labels = [Label(name=name, score=float(not place)) for place, name in enumerate(LABELS)]
+    sure = fake(ClassificationClient, classify=ClassifyReply(labels=labels))
+    async with ensemble_of(sure, down()) as ensemble:
+        prediction = await ensemble.predict(ClassifyRequest(text="a", labels=LABELS))
     assert prediction.labels[0] == Label(name="sport", score=1)
 
 

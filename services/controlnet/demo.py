@@ -53,4 +53,4 @@ def as_text(outlines: NDArray[Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(show))
+    sys.exit(main(show, __doc__))

@@ -47,4 +47,4 @@ async def show() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(show))
+    sys.exit(main(show, __doc__))

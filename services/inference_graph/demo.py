@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from services.demo import main, running
+from services.demo import run, running
 from services.inference_graph.v1.inference_graph_toolkit import InferenceGraphClient, ScoreRequest
 
 GRAPH = Path(__file__).with_name("graph.yaml")
@@ -28,4 +28,4 @@ async def show(sentence: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Ask the inference graph once.")
     parser.add_argument("sentence", nargs="?", default="I have an idea!", help="what the generators continue")
-    sys.exit(main(partial(show, parser.parse_args().sentence)))
+    sys.exit(run(partial(show, parser.parse_args().sentence)))

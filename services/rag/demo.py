@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from services.demo import main, running
+from services.demo import run, running
 from services.rag.v1.rag_toolkit import Piece, Question, RagClient
 from services.vector_store.v1.vector_store_toolkit import Document
 
@@ -64,4 +64,4 @@ def _say(text: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m services.rag.demo", description="Answer questions from passages.")
     parser.add_argument("question", nargs="*", help=f"about {CORPUS.name}; without one, {len(QUESTIONS)} are asked")
-    sys.exit(main(partial(show, parser.parse_args().question or list(QUESTIONS))))
+    sys.exit(run(partial(show, parser.parse_args().question or list(QUESTIONS))))

@@ -11,7 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from services.demo import main, running
+from services.demo import run, running
 from services.relay.v1.relay_toolkit import RelayClient, Sentence, Verdict, WriteRequest
 
 GRAPH = Path(__file__).with_name("graph.yaml")
@@ -55,4 +55,4 @@ if __name__ == "__main__":
         prog="python -m services.relay.demo", description="Write, and review as it is written."
     )
     parser.add_argument("about", nargs="?", default="the sea", help="what to write about")
-    sys.exit(main(partial(show, parser.parse_args().about)))
+    sys.exit(run(partial(show, parser.parse_args().about)))

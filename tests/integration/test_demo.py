@@ -72,6 +72,20 @@ def test_the_demo_prints_drafts_with_scores_and_leaves_nothing_running(mark: dic
     assert left_running(mark) == {}
 
 
+@pytest.mark.parametrize("demo", sorted(path.parent.name for path in (ROOT / "services").glob("*/demo.py")))
+def test_a_demo_that_is_asked_for_help_starts_nothing(demo: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"services.{demo}.demo", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
 def test_a_demo_that_is_stopped_takes_its_graph_down(mark: dict[str, str]) -> None:
     with subprocess.Popen(
         DEMO, cwd=ROOT, env=os.environ | mark, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
