@@ -78,9 +78,10 @@ async def find_method(channel: grpc.aio.Channel, wanted: str, target: str) -> Me
     dotted = {name.replace("/", "."): name for name in every}
     key = wanted.lstrip("/").replace("/", ".")
     matches = [dotted[key]] if key in dotted else [dotted[name] for name in dotted if name.endswith(f".{key}")]
-    if len(matches) != 1:
-        what = "several methods match" if matches else "no method is called"
-        raise UsageError(f"{what} {wanted!r}; there are: {', '.join(matches or every)}")
+    if not matches:
+        raise UsageError(f"no method is called {wanted!r}; there are: {', '.join(every)}")
+    if len(matches) > 1:
+        raise UsageError(f"several methods match {wanted!r}; there are: {', '.join(matches)}")
     return every[matches[0]]
 
 
@@ -105,8 +106,10 @@ def _items(method: MethodDescriptor, payload: str) -> list[Any]:
         raise UsageError(f"the payload is not JSON: {error}") from None
     items = value if method.client_streaming and isinstance(value, list) else [value]
     if method.input_type.full_name != TENSOR and not all(isinstance(item, dict) for item in items):
-        what = "a JSON array of objects, each" if method.client_streaming else "one JSON object,"
-        raise UsageError(f"{method.name} takes {what} a {method.input_type.name}")
+        kind = method.input_type.name
+        if method.client_streaming:
+            raise UsageError(f"{method.name} takes a JSON array of objects, each a {kind}")
+        raise UsageError(f"{method.name} takes one JSON object, a {kind}")
     return items
 
 

@@ -86,7 +86,7 @@ def read_file(path: str) -> bytes:
     except OSError as error:
         raise ValueError(_unreadable(error)) from None
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MiB: not what it should be")
+        raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no certificate, key or token is")
     return data
 
 

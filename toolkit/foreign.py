@@ -114,10 +114,10 @@ async def _stop(process: asyncio.subprocess.Process, exited: asyncio.Task[int], 
 
 
 def _obituary(spec: ReplicaSpec, status: int, *, was_ready: bool) -> str:
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with code {status}"
-    return (
-        f"{spec.command[0]} {how} {'while it served' if was_ready else 'before it was ready'}; its last lines are above"
-    )
+    program, when = spec.command[0], "while it served" if was_ready else "before it was ready"
+    if status < 0:
+        return f"{program} was ended by {signal.Signals(-status).name} {when}; its last lines are above"
+    return f"{program} exited with code {status} {when}; its last lines are above"
 
 
 def _end_group() -> None:

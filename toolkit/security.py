@@ -57,7 +57,7 @@ def server_credentials(incoming: Incoming) -> grpc.ServerCredentials | None:
     if not incoming.cert:
         if incoming.caller_ca:
             raise StartError(
-                f"callers cannot be asked for certificates of {incoming.caller_ca} without cert and key of our own"
+                f"callers cannot be asked for certificates of {incoming.caller_ca} without cert and key of our own; name both"
             )
         return None
     paths = [incoming.key, incoming.cert, *([incoming.caller_ca] if incoming.caller_ca else [])]

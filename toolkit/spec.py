@@ -218,7 +218,7 @@ def _read(kind: str, name: str, text: str) -> Any:
         raise ValueError(f"{name}: not JSON: {error}") from None
     fits, convert = _KINDS[kind]
     if not fits(value):
-        raise ValueError(f"{name}: {text[:80]!r} is no {kind}")
+        raise ValueError(f"{name}: must be {kind}, not {text[:80]!r}")
     return convert(value)
 
 

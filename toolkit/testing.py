@@ -245,7 +245,10 @@ async def _bring_up(
         for handle, wanted in dependencies(cls).items():
             callee = deployment.bind.get(handle, handle)
             if callee not in graph.services:
-                raise StartError(f"handle {handle} of {name} has no deployment {callee!r}")
+                raise StartError(
+                    f"handle {handle} of {name} has no deployment {callee!r} that runs here; add one with a class, "
+                    "or let `bind` name another"
+                )
             if callee not in transports:
                 await _bring_up(graph, callee, instead, transports, stack, strict, (*callers, name))
             other, transport = transports[callee]

@@ -33,8 +33,9 @@ def runtime_folder(environ: Mapping[str, str]) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     except OSError as error:
-        what = f"cannot make a folder for sockets in {base}: {error.strerror}"
-        raise ConflictError(f"{what}; let XDG_RUNTIME_DIR name one where you may") from None
+        raise ConflictError(
+            f"cannot make a folder for sockets in {base}: {error.strerror}; let XDG_RUNTIME_DIR name one where you may"
+        ) from None
     try:
         with _locked(folder):
             yield folder

@@ -104,7 +104,7 @@ def ask(path: str, request: Mapping[str, Any]) -> dict[str, Any]:
             answer = b""
     found = parse_object(answer) or {}
     if "code" not in found:
-        raise NotRunningError("the graph went down before it answered")
+        raise NotRunningError("the graph went down before it answered; toolkit logs says why")
     return found
 
 

@@ -65,7 +65,9 @@ def _ask(graph: Graph, report: Report) -> Iterator[tuple[str, Description | str]
                         found[answer["deployment"]] = _read(answer)
                         report_next()
         except TimeoutError:
-            raise GraphError(f"{graph.path}: its classes are not imported after {TIMEOUT:g} s") from None
+            raise GraphError(
+                f"{graph.path}: its classes are not imported after {TIMEOUT:g} s; load models in constructors, not in modules"
+            ) from None
         complaints.seek(0)
         said = complaints.read().decode(errors="backslashreplace").strip().splitlines()
     last = (said or [f"exit code {process.returncode}"])[-1]

@@ -464,8 +464,8 @@ def load_graph(path: Path, overrides: Sequence[Path] = (), assignments: Sequence
     """
     document = read_layers(path, overrides, assignments)
     if not isinstance(document.values, dict):
-        expected = "must be a mapping with the keys name, entry and services"
-        raise GraphError(f"{path}:1: {expected}, not {_shown(document.values)}")
+        found = _shown(document.values)
+        raise GraphError(f"{path}:1: must be a mapping with the keys name, entry and services, not {found}")
     file, problems = _validate(document)
     problems += _cross_check(document)
     problems += document.problems

@@ -561,9 +561,11 @@ class Supervisor:
         replica.kill_at = self._clock() + DUMP_GRACE
         self._publish(self.groups[replica.unit])
         self._processes.dump(replica.name)
-        silence = f"its event loop has not turned for {self._limits.hang_timeout:g} s (its stacks follow)"
-        cure = "run what blocks in a thread (asyncio.to_thread), or raise --hang-timeout"
-        self._lose(replica, f"{silence}, and it is killed; {cure}")
+        self._lose(
+            replica,
+            f"its event loop has not turned for {self._limits.hang_timeout:g} s (its stacks follow), and it is killed; "
+            "run what blocks in a thread (asyncio.to_thread), or raise --hang-timeout",
+        )
 
     def _kill(self, replica: Replica) -> None:
         if replica.is_running:
@@ -649,8 +651,10 @@ class Supervisor:
 
     def _lateness(self) -> str:
         late = [f"{each.name} ({each.row.text})" for each in self._replicas.values() if each.state is not State.READY]
-        cure = "raise --start-timeout if it needs longer"
-        return f"not ready after {self._limits.start_timeout:g} s: {', '.join(late)}; {cure}"
+        return (
+            f"not ready after {self._limits.start_timeout:g} s: {', '.join(late)}; "
+            "raise --start-timeout if it needs longer"
+        )
 
     # State
 
