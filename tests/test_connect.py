@@ -71,9 +71,10 @@ async def test_a_server_that_takes_long_to_greet_is_waited_for(addresses: tuple[
         there, back = await asyncio.open_connection(host, int(port))
         await asyncio.gather(pump(reader, back), pump(there, writer))
 
-    slow = await asyncio.start_server(later, "127.0.0.1", 0)
-    async with slow, connect(EchoClient, f"127.0.0.1:{slow.sockets[0].getsockname()[1]}") as echo:
-        assert await echo.say(Note(text="t"), timeout=30) == Note(text="t")
+    async with asyncio.TaskGroup() as greetings:  # a slow one is not left behind
+        slow = await asyncio.start_server(lambda *ends: greetings.create_task(later(*ends)), "127.0.0.1", 0)
+        async with slow, connect(EchoClient, f"127.0.0.1:{slow.sockets[0].getsockname()[1]}") as echo:
+            assert await echo.say(Note(text="t"), timeout=30) == Note(text="t")
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,4 +82,6 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         while data := await reader.read(1 << 16):
             writer.write(data)
             await writer.drain()
-    writer.close()
+    with suppress(ConnectionError):
+        writer.close()
+        await writer.wait_closed()
