@@ -131,6 +131,11 @@ class Reader:
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self._environ = {**os.environ, "PATH": path, "NO_COLOR": "1", "COLUMNS": "110"}
         self._environ["XDG_STATE_HOME"] = str(folder / ".state")
+        hub = {
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_HOME": str(folder / ".hub"),
+        }  # nobody there: the examples are offline
+        self._environ |= hub
 
     def __enter__(self) -> Self:
         if self._page.in_repository:
