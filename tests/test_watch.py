@@ -80,3 +80,10 @@ def test_a_proto_that_changed_is_generated_from(tmp_path: Path) -> None:
         (protos / "a.proto").write_text('syntax = "proto3";\npackage a.v1;\nmessage A { string text = 1; }\n')
         event = listener.wait(lambda event: "a_toolkit.py" in str(event) or isinstance(event, Noted))
     assert isinstance(event, Changed), event
+
+
+def test_a_folder_that_cannot_be_watched_is_said(tmp_path: Path) -> None:
+    with watching(tmp_path / "gone") as listener:
+        event = listener.wait(lambda event: isinstance(event, Noted))
+    assert isinstance(event, Noted)
+    assert event.complaint.startswith(f"{tmp_path}/gone is not watched: No path was found; ")

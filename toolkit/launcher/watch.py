@@ -82,6 +82,11 @@ def _follow(folder: Path, out: socket.socket, stop: _Stop, environ: Mapping[str,
             if error:
                 tell(error=error)
             tell(paths=[path for path in paths if path not in protos] + written)
+    except (OSError, RuntimeError) as error:
+        why = str(error).rstrip(".")
+        tell(
+            error=f"{folder} is not watched: {why}; if a limit in /proc/sys/fs/inotify is spent, raise it and start again"
+        )
     finally:
         stop.is_asked.set()  # where it cannot be watched, nobody waits for that
 
