@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 import pytest
 
 from scripts.diagrams import renewed
+from services.models import model_folder
 from tests.pages import DOCS, FIRST_TERMINAL, ROOT, Block, Page, fits, is_excerpt, read_page
 from tests.ports import pick_port
 from toolkit.launcher.manifest import load_graph
@@ -30,6 +31,12 @@ LIMIT: Final = 110.0
 PORTS: Final = ("50051", "50052", "9464")
 """What the pages say; on the test's machine somebody else may listen there, so that these become free ones: in what is
 typed, in the files that are written, and between two blocks in the graph files that `toolkit new` makes."""
+DOWNLOADED: Final = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m",
+    "sentence-transformers/all-MiniLM-L6-v2": "minilm-l6",
+}
+"""Repositories of the hub that a reader's machine has already, and what we call them; no page may ask for another. A page that
+runs in the repository may ask for none: our examples are offline."""
 PAGES: Final = [page for page in map(read_page, sorted(DOCS.rglob("*.md"))) if page.runs]
 SESSION: Final = """
 import ast, asyncio, contextlib, importlib, inspect, io, json, sys, traceback
@@ -131,16 +138,19 @@ class Reader:
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self._environ = {**os.environ, "PATH": path, "NO_COLOR": "1", "COLUMNS": "110"}
         self._environ["XDG_STATE_HOME"] = str(folder / ".state")
-        hub = {
-            "HF_ENDPOINT": "http://127.0.0.1:9",
-            "HF_HOME": str(folder / ".hub"),
-        }  # nobody there: the examples are offline
-        self._environ |= hub
+        self._environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / ".hub")}
 
     def __enter__(self) -> Self:
         if self._page.in_repository:
             for name in ("services", "protos", "tests", "pyproject.toml"):
                 (self._home / name).symlink_to(ROOT / name)
+        else:
+            for name, model in DOWNLOADED.items():
+                downloaded = self._home / ".hub" / "hub" / f"models--{name.replace('/', '--')}"
+                for kind in ("refs", "snapshots"):
+                    (downloaded / kind).mkdir(parents=True)
+                (downloaded / "refs" / "main").write_text("here")
+                (downloaded / "snapshots" / "here").symlink_to(model_folder(model))
         return self
 
     def __exit__(
