@@ -39,7 +39,7 @@ async def echo(server: MessageLimits, client: MessageLimits) -> AsyncIterator[Ec
     serving = Server(CONTRACT, limits=server)
     (address,) = await serving.listen(("127.0.0.1:0",))
     await serving.open(Dispatcher(Echo(), timeout=30))
-    transport = GrpcTransport((address,), limits=client, contract=CONTRACT)
+    transport = GrpcTransport(address, limits=client, contract=CONTRACT)
     yield EchoClient(transport)
     await transport.close()
     await serving.drain(1)

@@ -59,7 +59,7 @@ async def serving(incoming: Incoming, address: str = "127.0.0.1:0") -> AsyncIter
 
 async def say(address: str, outgoing: Outgoing = PLAIN) -> str:
     """What the server answers: `ok`, or the error."""
-    transport = GrpcTransport((address,), limits=LIMITS, outgoing=outgoing)
+    transport = GrpcTransport(address, limits=LIMITS, outgoing=outgoing)
     try:
         await EchoClient(transport).say(Note(text="hi"), timeout=5)
         return "ok"
@@ -145,7 +145,7 @@ async def test_a_renewal_that_does_not_fit_together_keeps_the_old_certificate(ce
 async def test_an_open_channel_shows_its_renewed_certificate(certs: Path) -> None:
     incoming, outgoing = guarded(certs, "stranger")
     async with serving(incoming) as address:
-        transport = GrpcTransport((address,), limits=LIMITS, outgoing=outgoing)
+        transport = GrpcTransport(address, limits=LIMITS, outgoing=outgoing)
         client = EchoClient(transport)
         with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
             await client.say(Note(), timeout=5)

@@ -54,7 +54,7 @@ async def test_health_and_reflection_answer_however_busy_it_is() -> None:
     server = Server(EchoBase.__contract__, limits=MessageLimits(), reflect=True)
     (address,) = await server.listen(("127.0.0.1:0",))
     await server.open(Dispatcher(Hangs(), timeout=LONG, admission=AdmissionOptions(max_concurrency=1, max_queue=0)))
-    transport = GrpcTransport((address,), limits=MessageLimits())
+    transport = GrpcTransport(address, limits=MessageLimits())
     echo = EchoClient(transport)
     running = asyncio.create_task(echo.say(Note()))
     await began.wait()

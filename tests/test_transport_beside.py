@@ -29,7 +29,7 @@ async def stock(chat: Callable[[Any, Any], Any]) -> AsyncIterator[EchoClient]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("services.echo.v1.Echo", {"Chat": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    transport = GrpcTransport((f"127.0.0.1:{port}",), limits=MessageLimits(1 << 20))
+    transport = GrpcTransport(f"127.0.0.1:{port}", limits=MessageLimits(1 << 20))
     try:
         yield EchoClient(transport, "echo")
     finally:

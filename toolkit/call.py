@@ -46,7 +46,7 @@ async def call(
     if save is not None:
         save.make()
     try:
-        transport = GrpcTransport((target,), limits=MessageLimits(MAX_MESSAGE_BYTES), outgoing=outgoing)
+        transport = GrpcTransport(target, limits=MessageLimits(MAX_MESSAGE_BYTES), outgoing=outgoing)
     except StartError as error:  # the files that `outgoing` names
         raise UsageError(str(error)) from None
     try:
@@ -61,7 +61,7 @@ async def call(
             yield json.dumps(shown(reply, files), ensure_ascii=False, indent=None if found.server_streaming else 2)
             place += 1
     except grpc.aio.AioRpcError as error:
-        raise from_status(error, (target,)) from None
+        raise from_status(error, target) from None
     finally:
         await transport.close()
 
@@ -116,10 +116,10 @@ def _items(method: MethodDescriptor, payload: str) -> list[Any]:
 async def _reach(transport: GrpcTransport) -> None:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            await wait_connected(transport.channel, ", ".join(transport.addresses))
+            await wait_connected(transport.channel, transport.address)
     except TimeoutError:
         raise ToolkitError(
-            f"nobody answers at {', '.join(transport.addresses)}; is the graph up? Start it with `toolkit up`"
+            f"nobody answers at {transport.address}; is the graph up? Start it with `toolkit up`"
         ) from None
 
 

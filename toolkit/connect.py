@@ -99,7 +99,7 @@ def pool(
 
     def open_one(address: str) -> Transport:
         return GrpcTransport(
-            (address,),
+            address,
             limits=limits,
             contract=contract,
             outgoing=outgoing,

@@ -92,7 +92,7 @@ def _filled(text: str, placeholders: Mapping[str, str]) -> str:
 
 
 async def _wait_serving(spec: ReplicaSpec) -> None:
-    channel = open_channel(target(spec.listen[:1]), (), spec.outgoing.get(spec.deployment, PLAIN))
+    channel = open_channel(target(spec.listen[0]), (), spec.outgoing.get(spec.deployment, PLAIN))
     async with channel:
         await channel.channel_ready()
         await wait_serving(channel, "")

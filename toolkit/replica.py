@@ -328,8 +328,7 @@ async def _check_one(name: str, client: type[Client], transport: Transport) -> N
     if isinstance(transport, LocalTransport):
         return  # `Here` has compared them
     assert isinstance(transport, GrpcTransport)  # what `_connect` makes
-    address = ", ".join(transport.addresses)
-    is_checked = False
+    address, is_checked = transport.address, False
     while not is_checked:
         await wait_connected(transport.channel, f"handle {name}: {address}")
         try:

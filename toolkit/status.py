@@ -6,7 +6,7 @@ Source: https://google.aip.dev/193 and the trailer `grpc-status-details-bin` tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -56,18 +56,17 @@ def sent_message(error: ServiceError) -> str:
     return error.message.encode("utf-8", "replace")[:MAX_MESSAGE].decode("utf-8", "ignore")
 
 
-def from_status(error: grpc.aio.AioRpcError, addresses: Sequence[str]) -> ServiceError:
+def from_status(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
     """The error that the other side sent, or that gRPC met on the way there."""
     code = Code(error.code().value[0])
     metadata = dict(error.trailing_metadata() or ())
     message = error.details() or code.name
     unseen = code is Code.UNAVAILABLE and not metadata and ("to connect" in message or "backends failing" in message)
-    where = ", ".join(addresses)
     if code is Code.CANCELLED and error.details() == GIVEN_UP and not metadata:
-        code, message = Code.UNAVAILABLE, f"{where} gave the call up, as servers do that stop"
+        code, message = Code.UNAVAILABLE, f"{address} gave the call up, as servers do that stop"
     if unseen:
         why = explain(message)
-        message = f"nobody answers at {where} ({message})" if why is None else f"cannot talk to {where}: {why}"
+        message = f"nobody answers at {address} ({message})" if why is None else f"cannot talk to {address}: {why}"
     path = metadata.get(PATH, "")
     return ServiceError(
         code,

@@ -43,7 +43,7 @@ async def mouth_and_client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tup
     server.add_generic_rpc_handlers((mouth,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    transport = GrpcTransport((f"127.0.0.1:{port}",), limits=MessageLimits(LIMIT))
+    transport = GrpcTransport(f"127.0.0.1:{port}", limits=MessageLimits(LIMIT))
     yield mouth, module.AttackedClient(transport, "hostile")
     await transport.close()
     await server.stop(0)

@@ -63,7 +63,7 @@ async def grpc(
     server = Server(service.__contract__, limits=MessageLimits(MIB), incoming=incoming)
     (address,) = await server.listen(("127.0.0.1:0",))
     await server.open(dispatcher(service, **options))
-    transport = GrpcTransport((address,), limits=MessageLimits(MIB), outgoing=outgoing)
+    transport = GrpcTransport(address, limits=MessageLimits(MIB), outgoing=outgoing)
     try:
         yield transport
     finally:

@@ -6,7 +6,7 @@ grpc.aio swallows what a codec raises, so it is given none: bytes go in and come
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -41,11 +41,11 @@ CONNECT_WITHIN_MS: Final = 5000
 
 
 class GrpcTransport:
-    """A channel to the replicas of one deployment. Make it inside the event loop that uses it."""
+    """A channel to one address. Make it inside the event loop that uses it."""
 
     def __init__(
         self,
-        addresses: Sequence[str],
+        address: str,
         *,
         limits: MessageLimits,
         contract: Contract | None = None,
@@ -54,17 +54,17 @@ class GrpcTransport:
         authority: str = "",
         ahead: int = AHEAD,
     ) -> None:
-        """`authority` is the `HOST:PORT` that the server is called by, and certified for, where `addresses` do not say it.
+        """`authority` is the `HOST:PORT` that the server is called by, and certified for, where `address` does not say it.
 
         `keepalive` notices within 1.5 s that the other side hangs; servers other than ours take it for an attack."""
-        self.addresses = tuple(addresses)
+        self.address = address
         self._limits = limits
         largest = limits.default if contract is None else limits.largest(contract)
         options = _options(largest) + (KEEPALIVE if keepalive else [])
         if authority and not outgoing.server_name:
             options.append(("grpc.default_authority", authority))
-        self.channel = open_channel(target(addresses), options, outgoing)
-        self._open_streams = partial(open_channel, target(addresses), [*options, *_window(ahead)], outgoing)
+        self.channel = open_channel(target(address), options, outgoing)
+        self._open_streams = partial(open_channel, target(address), [*options, *_window(ahead)], outgoing)
         self._streams: grpc.aio.Channel | None = None
         self._ahead = ahead
         self._callables: dict[str, tuple[Any, int]] = {}
@@ -75,7 +75,7 @@ class GrpcTransport:
         try:
             reply = await send(data, **_sent_with(call))
         except grpc.aio.AioRpcError as error:
-            raise from_status(error, self.addresses) from None
+            raise from_status(error, self.address) from None
         return _decode(method.reply, reply, limit)
 
     async def client_stream(
@@ -91,7 +91,7 @@ class GrpcTransport:
             reply = await ongoing
         except grpc.aio.AioRpcError as error:
             feed.raise_failure()
-            raise from_status(await ending.of(error) or error, self.addresses) from None
+            raise from_status(await ending.of(error) or error, self.address) from None
         except asyncio.CancelledError:
             feed.raise_failure()
             raise
@@ -110,7 +110,7 @@ class GrpcTransport:
             async for reply in ongoing:
                 yield _decode(method.reply, reply, limit)
         except grpc.aio.AioRpcError as error:
-            raise from_status(error, self.addresses) from None
+            raise from_status(error, self.address) from None
         finally:
             ongoing.cancel()
 
@@ -130,7 +130,7 @@ class GrpcTransport:
             feed.raise_failure()
             said = await ending.of(error)
             if said is not None:
-                raise from_status(said, self.addresses) from None
+                raise from_status(said, self.address) from None
         except asyncio.CancelledError:
             feed.raise_failure()
             raise
@@ -165,15 +165,9 @@ class GrpcTransport:
         return self._streams
 
 
-def target(addresses: Sequence[str]) -> str:
-    """gRPC's name for these addresses. Raises ValueError where it has none."""
-    if len(addresses) == 1:
-        return addresses[0] if addresses[0].startswith(("unix:", DNS)) else DNS + addresses[0]
-    if all(address.startswith("unix:") for address in addresses):
-        return "unix:" + ",".join(address.removeprefix("unix:") for address in addresses)
-    if all(address.rpartition(":")[0].replace(".", "").isdigit() for address in addresses):
-        return "ipv4:" + ",".join(addresses)
-    raise ValueError(f"addresses of several kinds: {', '.join(addresses)}")
+def target(address: str) -> str:
+    """gRPC's name for an address."""
+    return address if address.startswith(("unix:", DNS)) else DNS + address
 
 
 def too_large(kind: type[Any], size: int, limit: int) -> ServiceError:
