@@ -261,6 +261,21 @@ async def test_a_batch_whose_callers_have_all_gone_is_cancelled_and_the_next_one
     assert service.batches == [["a", "b"], ["c"]]
 
 
+@pytest.mark.parametrize("after", range(8))
+async def test_one_that_gives_up_in_the_moment_that_its_batch_starts_stops_nobody_else(after: int) -> None:
+    """Whichever of the event loop's turns that is in."""
+    service = Shouts()
+    service.gate.clear()
+    async with serve(service, EchoClient) as client:
+        first = asyncio.create_task(client.ping(Line(text="a")))
+        await turns(after)
+        first.cancel()
+        await asyncio.wait([first])
+        service.gate.set()
+        assert (await client.ping(Line(text="b"), timeout=5)).text == "B"
+    assert batcher(service).running == 0
+
+
 async def test_a_thread_that_nobody_waits_for_can_see_so_and_is_waited_for_before_the_next() -> None:
     started, over, done = threading.Event(), threading.Event(), asyncio.Event()
     seen: list[tuple[str, bool]] = []

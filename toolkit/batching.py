@@ -208,7 +208,9 @@ class Batcher:
             call.reply.exception()  # seen, so that asyncio does not report it as lost
         elif not self._waiting.remove(call) and call.batch is not None and call.batch.leave() and self._is_async:
             assert call.task is not None  # it has a batch
-            call.task.cancel()
+            call.reply.get_loop().call_soon(
+                call.task.cancel
+            )  # a task that is cancelled before its first step takes none
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for a batch once all have come that come at this moment."""
