@@ -467,6 +467,31 @@ async def test_long_and_short_share_no_batch_and_a_batch_costs_no_more_than_it_m
     assert service.batches == [[3, 4, 3], [16, 9], [12], [50]]
 
 
+class Confused(EchoBase):
+    """Its functions return what is no cost, and no key, for some."""
+
+    @staticmethod
+    def cost(line: Line) -> Any:
+        return None if line.text == "no cost" else 1
+
+    @staticmethod
+    def key(line: Line) -> Any:
+        return [] if line.text == "no key" else 0
+
+    @batched(pad_by=key, cost=cost, max_cost=30)
+    async def ping(self, requests: list[Line], context: BatchContext) -> list[Line]:
+        return requests
+
+
+@pytest.mark.parametrize("odd", ["no cost", "no key"])
+async def test_what_is_no_cost_or_no_key_fails_alone(odd: str, caplog: pytest.LogCaptureFixture) -> None:
+    service = Confused()
+    async with serve(service, EchoClient) as client:
+        assert await outcomes(client, "a", odd, "b") == ["a", Code.INTERNAL, "b"]
+        assert (await client.ping(Line(text="c"), timeout=5)).text == "c"
+    assert batcher(service).queued == 0
+
+
 async def test_what_the_cost_refuses_fails_alone() -> None:
     service = Sorted()
     async with serve(service, EchoClient) as client:

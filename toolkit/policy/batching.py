@@ -132,9 +132,12 @@ class Batching(Generic[I]):
         return len(self._queue) // self.options.max_size * self._seconds / self.options.concurrency
 
     def add(self, item: I) -> None:
+        """Raises TypeError where its key is none, or its cost is no number."""
         item.arrived_at = self._clock()
+        group = self._groups.get(item.key) or _Group()
+        group.add(item)
+        self._groups[item.key] = group
         self._queue[item] = None
-        self._groups.setdefault(item.key, _Group()).add(item)
         self._gathering.came(item.arrived_at)
 
     def remove(self, item: I) -> bool:
@@ -232,8 +235,8 @@ class _Group(Generic[I]):
         self.cost = 0.0
 
     def add(self, item: I) -> None:
-        self.items[item] = None
         self.cost += item.cost
+        self.items[item] = None
 
     def drop(self, item: I) -> None:
         del self.items[item]
