@@ -265,6 +265,45 @@ async def test_calls_in_flight_are_counted_and_waited_for() -> None:
     await asyncio.wait(calls)
 
 
+async def test_what_comes_in_the_moment_that_a_call_ends_is_waited_for_too() -> None:
+    """Work that a handler leaves behind, for example, as the last that it does."""
+    called, release = asyncio.Event(), asyncio.Event()
+
+    async def leave_behind(context: Context) -> Line:
+        await called.wait()
+        context.detached(release.wait())
+        return Line()
+
+    dispatcher = Dispatcher(Does(leave_behind), timeout=30)
+    call = asyncio.create_task(dispatcher.reply(PING, Line(), context()))
+    idle = asyncio.create_task(dispatcher.wait_idle(30))
+    await asyncio.sleep(0)
+    called.set()
+    await call
+    await asyncio.wait([idle], timeout=0.01)
+    assert not idle.done()
+    release.set()
+    assert await idle
+
+
+async def test_work_that_a_handler_leaves_behind_is_in_flight_at_once_and_until_it_ends() -> None:
+    release = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    def leave_behind(context: Context) -> Line:
+        tasks.append(context.detached(release.wait()))
+        return Line()
+
+    dispatcher = Dispatcher(Does(leave_behind), timeout=30)
+    await dispatcher.reply(PING, Line(), context())
+    assert dispatcher.in_flight == 1
+    release.set()
+    assert await dispatcher.wait_idle(30)
+    await dispatcher.reply(PING, Line(), context())
+    tasks[1].cancel()
+    assert await dispatcher.wait_idle(30)
+
+
 @pytest.mark.parametrize(
     "what", [raising(ValueError()), raising(ServiceError(Code.NOT_FOUND, "")), lambda context: "wrong type"]
 )

@@ -168,10 +168,10 @@ class Dispatcher:
 
     async def wait_idle(self, timeout: float) -> bool:
         """Return once no call is being handled; False when some still are after `timeout` seconds."""
-        self._idle.clear()
-        if self.in_flight:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self.in_flight:  # another may have begun by the time that we are told
+                    self._idle.clear()
                     await self._idle.wait()
         return not self.in_flight
 
@@ -205,20 +205,24 @@ class Dispatcher:
     def _detach(self, context: Context, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         inherited = contextvars.copy_context()
         inherited.run(ambient.set, context.without_deadline())
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._detached.discard(task)
+            work.close()  # where it was cancelled before its first step
+            self._leave()
+
+        self.in_flight += 1
         task = asyncio.get_running_loop().create_task(self._outlive(work), context=inherited)
         self._detached.add(task)
-        task.add_done_callback(self._detached.discard)
+        task.add_done_callback(end)
         return task
 
     async def _outlive(self, work: Coroutine[Any, Any, Any]) -> None:
-        self.in_flight += 1
         try:
             with time_limit(self._timeout):
                 await work
         except Exception as error:
             log.error("detached work failed", exc_info=error)
-        finally:
-            self._leave()
 
     def _check_reply(self, method: Method[Any, Any], reply: Any) -> None:
         if type(reply) is not method.reply:
