@@ -14,7 +14,10 @@ import pytest
 from services.echo.service import Echo
 from services.echo.v1.echo_toolkit import EchoClient, Note
 from tests.conformance.conftest import grpc as serve
+from toolkit.context import Context
+from toolkit.dispatch import Dispatcher
 from toolkit.limits import MessageLimits
+from toolkit.server import Server
 from toolkit.transport.beside import FAIL, FOLLOW, SERVICE, STREAM
 from toolkit.transport.grpc import GrpcTransport
 
@@ -89,3 +92,26 @@ async def test_a_stream_is_followed_once() -> None:
         assert [item async for item in follow(b"", metadata=NAMED, timeout=20)] == []
         await call.done_writing()
         assert await first.read() is grpc.aio.EOF
+
+
+async def test_both_sides_count_alike_however_far_the_writer_may_be_ahead() -> None:
+    """Else it would wait for room that there is."""
+
+    class Counts(Echo):
+        async def join(self, requests: AsyncIterator[Note], context: Context) -> Note:
+            return Note(number=len([note.number async for note in requests]))
+
+    async def large() -> AsyncIterator[Note]:
+        for _ in range(6):
+            yield Note(text="x" * (30 << 20))
+
+    limits = MessageLimits(32 << 20)
+    server = Server(Echo.__contract__, limits=limits)
+    (address,) = await server.listen(("127.0.0.1:0",))
+    await server.open(Dispatcher(Counts(), timeout=30))
+    transport = GrpcTransport((address,), limits=limits, ahead=64 << 20)
+    try:
+        assert (await EchoClient(transport).join(large(), timeout=30)).number == 6
+    finally:
+        await transport.close()
+        await server.drain(1)

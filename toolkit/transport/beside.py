@@ -41,7 +41,7 @@ class Lead:
 
     def __init__(self, channel: grpc.aio.Channel, ahead: int) -> None:
         self._channel = channel
-        self._step = max(ahead // 2, SMALLEST)
+        self._step = _within(ahead // 2)
         self._left = 2 * self._step
         """What may still be sent."""
         self._read = 0
@@ -183,4 +183,9 @@ def _named(call: Any) -> str:
 
 def _step(name: str) -> int:
     step = name.rpartition("/")[2]
-    return max(min(int(step), LONGEST_STEP), SMALLEST) if step.isascii() and step.isdigit() else LONGEST_STEP
+    return _within(int(step)) if step.isascii() and step.isdigit() else LONGEST_STEP
+
+
+def _within(step: int) -> int:
+    """Both sides must count alike."""
+    return max(min(step, LONGEST_STEP), SMALLEST)
