@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Desk:
         self._processes = processes
         self._clients: dict[int, socket.socket] = {}
         self._heard: dict[int, bytes] = {}
+        self._numbers = count()
+        """Of clients. Not those of their files: the next one would have the number of one who has gone."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(self.path)
         self._socket.listen(MAX_CLIENTS)
@@ -65,7 +68,7 @@ class Desk:
                 client.close()
                 return
             client.setblocking(False)
-            number = client.fileno()
+            number = next(self._numbers)
             self._clients[number] = client
             self._heard[number] = b""
             self._processes.listen(client, lambda: self._read(number))

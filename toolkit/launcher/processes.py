@@ -132,7 +132,7 @@ class Processes:
     def get(self, timeout: float | None) -> Event | None:
         if not self._queue:
             for key, _ in self._selector.select(_sooner(timeout, self._memory.patience())):
-                if key.fd in self._selector.get_map():  # a replica that was reaped just now is forgotten
+                if self._selector.get_map().get(key.fd) is key:  # a replica that was reaped just now is forgotten
                     key.data()
             self._end_who_takes_too_much()
         return self._queue.popleft() if self._queue else None
