@@ -106,6 +106,8 @@ class FakeProcesses:
     messages: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
     going: deque[Event] = field(default_factory=deque)
+    in_vain: int = 0
+    """How often in a row it was asked and no time passed."""
 
     def clock(self) -> float:
         return self.now
@@ -161,6 +163,8 @@ class FakeProcesses:
         assert timeout is not None or pause is not None, "the supervisor waits for ever and nothing will happen"
         step = min(each for each in (timeout, pause) if isinstance(each, float))
         self.now += step
+        self.in_vain = 0 if step else self.in_vain + 1
+        assert self.in_vain < 100, "the supervisor turns without a pause"
         if isinstance(pause, float):
             self.script[0] = pause - step
             if self.script[0] <= 0:
@@ -477,6 +481,22 @@ def test_a_replacement_that_dies_leaves_the_old_one() -> None:
     told = replay(*UP, RESTART, Exited("leaf#2", SEGV), 1000.0, INT)
     assert told.view.complaints[1] == "leaf goes on serving"
     assert told.processes.spawned[3:] == ["leaf#2"]
+
+
+def test_one_that_dies_while_its_replacement_starts_is_not_missed() -> None:
+    rows = Asked(8, {"do": "ps"})
+    told = replay(*UP, RESTART, Exited("leaf", SEGV), *back("leaf#2"), rows, 1000.0, INT)
+    assert told.code == 0
+    assert told.view.complaints == [
+        "leaf: was ended by SIGSEGV while it served; its last lines are above; leaf#2 takes its place"
+    ]
+    assert [row["state"] for row in dict(told.answers)[8]["replicas"]] == ["ready"] * 3
+    assert (7, {"code": 0}) in told.answers
+
+
+def test_a_pause_before_a_restart_keeps_nobody_busy_while_the_others_drain() -> None:
+    told = replay(*UP, Exited("leaf", SEGV), INT, 30.0, deaf=("top",))
+    assert told.killed == ["top"]
 
 
 def test_several_are_replaced_one_at_a_time() -> None:

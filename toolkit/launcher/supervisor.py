@@ -389,8 +389,12 @@ class Supervisor:
     def _lose(self, replica: Replica, sentence: str) -> None:
         """It served, or its start was cut short: it comes back after a pause, but not for ever."""
         group = self.groups[replica.unit]
-        if replica.ready_at is None and group.rival(replica) is not None:
+        rival = group.rival(replica)
+        if rival is not None and replica.ready_at is None:
             self._give_up(replica, sentence)
+            return
+        if rival is not None:
+            self._complain(f"{replica.name}: {sentence}; {rival.name} takes its place")
             return
         served = 0.0 if replica.ready_at is None else self._clock() - replica.ready_at
         restarts = group.restarts.setdefault(
@@ -589,11 +593,12 @@ class Supervisor:
     def _patience(self) -> float | None:
         """Seconds until something has to happen even if nobody says anything."""
         points = [point for replica in self._replicas.values() for point in self._points(replica)]
-        points += [due for group in self.groups.values() for due in group.due.values()]
+        if not self.is_stopping:
+            points += [due for group in self.groups.values() for due in group.due.values()]
+            if self._scalers and self.is_serving:
+                points.append(self._scale_at)
         if self._is_starting():
             points.append(self._start_by)
-        elif self._scalers and not self.is_stopping:
-            points.append(self._scale_at)
         waits = [max(0.0, point - self._clock()) for point in points]
         if self._view.interval is not None:
             waits.append(self._view.interval)
