@@ -659,6 +659,37 @@ def test_a_change_that_cannot_start_is_mended_by_the_next_one() -> None:
     assert told.code == 0
 
 
+def test_a_change_that_comes_while_the_one_before_it_starts_is_tried_whatever_becomes_of_that() -> None:
+    files, saved = Loaded("leaf", ("/p/leaf.py",)), Changed(("/p/leaf.py",))
+    failing = [Failed("leaf#2", "SyntaxError: line 3"), Exited("leaf#2", 1)]
+    told = replay(*described(*ALL), files, *ready(*ALL), saved, 1.0, saved, *failing, *back("leaf#3"), INT)
+    assert told.processes.spawned[3:] == ["leaf#2", "leaf#3"]
+    assert told.terminated[:2] == ["leaf#2", "leaf"]
+    assert told.view.complaints == ["leaf#2: SyntaxError: line 3"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_that_cannot_come_back_does_once_its_files_have_changed(count: int) -> None:
+    """It is not given up, for it is of the time before the change."""
+    names = ("leaf.0", "leaf.1") if count == 2 else ("leaf",)
+    back_again = "leaf.1" if count == 2 else "leaf"
+    files, saved = Loaded(names[0], ("/p/leaf.py",)), Changed(("/p/leaf.py",))
+    up = [*described(*names), files, *ready(*names), Exited(names[-1], SEGV), 0.3]
+    failing = [Failed(f"{back_again}#2", "SyntaxError: line 3"), Exited(f"{back_again}#2", 1)]
+    told = replay(*up, saved, *failing, *back(f"{back_again}#3"), INT, names=("leaf",), replicas={"leaf": count})
+    assert f"{back_again}#3" in told.processes.spawned
+    assert told.code == 0
+
+
+def test_one_that_starts_hears_where_all_others_are_now_for_it_may_call_others_than_before() -> None:
+    less = Described("top", CONTRACTS["top"], {"middle": "t.v1.Middle"})
+    up = [*described("leaf", "middle"), less, *ready(*ALL)]
+    both = Asked(7, {"do": "restart", "services": ["leaf", "top"]})
+    told = replay(*up, both, *back("leaf#2"), *back("top#2"), INT)
+    assert told.processes.specs["top#2"].addresses["leaf"] == ("unix:/leaf.0.1",)
+    assert ("top#2", {"addresses": {"leaf": ("unix:/leaf.0.2",)}}) in told.processes.messages
+
+
 def test_what_is_wrong_with_a_proto_is_told_and_nothing_else_happens() -> None:
     told = replay(*UP, Noted("a.proto:1:2: no\na.proto:3:4: no"), INT)
     assert told.view.complaints == ["a.proto:1:2: no", "a.proto:3:4: no"]

@@ -412,7 +412,9 @@ class Supervisor:
         """It is not started again. The graph goes on as long as each deployment has somebody who serves."""
         group = self.groups[replica.unit]
         rival = group.rival(replica)
-        if rival is not None:
+        if replica.generation < group.generation:
+            self._complain(f"{replica.name}: {sentence}")  # what has changed since is tried next
+        elif rival is not None:
             group.refused = group.generation
             self._complain(f"{replica.name}: {sentence}", f"{rival.name} goes on serving")
         elif any(each.stays for each in group.replicas):
@@ -487,7 +489,8 @@ class Supervisor:
         group.told = addresses
         calls = self._find_calls()
         for replica in self._replicas.values():
-            if replica.is_running and group.name in calls[replica.unit]:
+            is_new = replica.state is State.STARTING  # it may call others than those before it
+            if replica.is_running and (is_new or group.name in calls[replica.unit]):
                 self._processes.tell(replica.name, {"addresses": addresses})
 
     def _find_calls(self) -> Edges:
