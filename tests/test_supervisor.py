@@ -428,6 +428,21 @@ def test_a_replica_that_leaves_unasked_is_started_again_even_with_status_0(last:
     assert len(told.view.complaints) == 1
 
 
+@pytest.mark.parametrize("last", [[Exited("leaf", 0)], [Failed("leaf", "cannot be left"), Exited("leaf", 1)]])
+def test_one_that_drains_unasked_is_started_again_however_long_it_has_served(last: list[Event]) -> None:
+    """Somebody else may send it SIGTERM."""
+    told = replay(*UP, 1000.0, Draining("leaf"), 5.0, *last, 0.3, *back("leaf#2"), INT)
+    assert (told.code, told.killed) == (0, [])
+    assert told.processes.spawned[3:] == ["leaf#2"]
+    assert "starts again in 0.2 s" in told.view.complaints[0]
+
+
+def test_one_that_drains_unasked_has_no_longer_than_one_that_is_asked() -> None:
+    told = replay(*UP, 1000.0, Draining("leaf"), 33.0, *back("leaf#2"), INT)
+    assert (told.code, told.killed) == (0, ["leaf"])
+    assert told.view.complaints == ["leaf: still busy after 30 s of draining; killed"]
+
+
 def test_a_replica_that_dies_too_often_is_given_up_and_takes_the_graph_down() -> None:
     deaths: list[Event | float] = []
     for number in range(2, 7):

@@ -229,6 +229,7 @@ class Supervisor:
                 case Failed(_, message):
                     self._failed(replica, message)
                 case Draining():
+                    replica.has_served = replica.has_served or replica.ready_at is not None
                     self._move(replica, Step.DRAINED)
         except ProtocolError as error:
             self._failed(replica, f"broke the protocol of its control socket: {error}")
@@ -289,7 +290,6 @@ class Supervisor:
         """It cannot start, or it talks nonsense."""
         if replica.state in (State.FAILED, State.STOPPED):
             return
-        was = replica.state
         self._move(replica, Step.FAILED)
         if not self.is_serving or self.is_stopping:
             if self._exit_code is None and self._refuse_wrong_edges():
@@ -298,7 +298,7 @@ class Supervisor:
             return
         is_news = not replica.is_leaving
         self._ask_to_stop(replica, STOP_GRACE)
-        if is_news and was is State.READY:
+        if is_news and replica.ready_at is not None:
             self._lose(replica, message)
         elif is_news:
             self._give_up(replica, message)
@@ -616,7 +616,10 @@ class Supervisor:
         elif replica.state is State.READY and not self.is_stopping:
             yield replica.heard_at + LOAD_INTERVAL + self._limits.hang_timeout
         elif self.is_serving and not self.is_stopping:
-            yield replica.started_at + self._limits.start_timeout
+            if replica.state is State.DRAINING:  # unasked; that is the last that it says
+                yield replica.heard_at + self._limits.drain_timeout + EXIT_GRACE
+            else:
+                yield replica.started_at + self._limits.start_timeout
 
     def _check_clock(self, *, is_quiet: bool) -> None:
         """`is_quiet`: all that was said by now is heard."""
@@ -626,7 +629,7 @@ class Supervisor:
             self._stop(NOT_READY_IN_TIME, self._lateness())
         for replica in list(self._replicas.values()):
             if any(now >= point for point in self._points(replica)):
-                if replica.is_leaving:
+                if replica.is_leaving or replica.state is State.DRAINING:
                     self._overdue(replica)
                 elif replica.state is not State.READY:
                     self._failed(replica, f"not ready after {self._limits.start_timeout:g} s")
