@@ -24,6 +24,7 @@ services:
   other: {class: "m:Other"}
   front: {class: "m:Front"}
 """
+LIMITS = Limits(start_timeout=60, drain_timeout=30)
 MACHINE = Machine(cores=(0, 1), quota=None, memory=None, devices=parse_fake_gpus("1x24GiB"))
 
 
@@ -63,8 +64,7 @@ def test_the_keys_that_count_at_once_are_keys_of_a_deployment() -> None:
 
 
 def starts(folder: Path, graph: Graph) -> Starts:
-    limits = Limits(start_timeout=60, drain_timeout=30)
-    return Starts(graph, MACHINE, place(graph, MACHINE), folder, limits, plan_trust(graph, {}))
+    return Starts(graph, MACHINE, place(graph, MACHINE), folder, LIMITS, plan_trust(graph, {}))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,16 @@ def test_replicas_that_come_later_are_those_of_the_edited_file(tmp_path: Path) -
     found.adopt(edited, {"model": 1, "other": 2, "front": 1})
     assert found.another("model", 0, 2, {}).spec.args == {"size": 3}
     assert found.another("other", 1, 1, {}).name == "other.1"
+
+
+def test_a_deployment_is_touched_where_any_of_its_replicas_gets_another_device(tmp_path: Path) -> None:
+    two = ('"m:Model"', '"m:Model", replicas: 2')
+    graph, edited = load(tmp_path, two), load(tmp_path, two, ("device: cuda", 'device: "cuda:0"'))
+    machine = Machine(cores=(0, 1), quota=None, memory=None, devices=parse_fake_gpus("2x24GiB"))
+    placed = place(graph, machine)
+    assert len({each.gpu for each in placed if each.deployment == "model"}) == 2
+    found = Starts(graph, machine, placed, tmp_path, LIMITS, plan_trust(graph, {}))
+    assert found.adopt(edited, {"model": 2, "other": 1, "front": 1}) == ["model"]
 
 
 def test_what_has_no_room_changes_nothing(tmp_path: Path) -> None:

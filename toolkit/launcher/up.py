@@ -227,16 +227,16 @@ class Starts:
             and _asks(self._graph.services[each.deployment]) == _asks(graph.services[each.deployment])
         ]
         placed = place(graph, self._machine, counts=of_each, kept=kept)
-        before = {name: self._tell(name) for name in graph.services}
+        before = self._tell()
         self._graph = graph
         self._placed = {(each.deployment, each.index): each for each in placed}
-        after = {name: self._tell(name) for name in graph.services}
-        return [name for name, unit in graph.units.items() if any(before[each] != after[each] for each in unit.members)]
+        after = self._tell()
+        touched = {name for name, index in before.keys() & after.keys() if before[name, index] != after[name, index]}
+        return [name for name, unit in graph.units.items() if not touched.isdisjoint(unit.members)]
 
-    def _tell(self, name: str) -> tuple[Placed, ReplicaSpec]:
-        """All that makes a replica of a deployment what it is, but for addresses."""
-        placed = self._placed[name, 0]
-        return placed, self._specify(placed, "", {}, joins=False)
+    def _tell(self) -> dict[tuple[str, int], tuple[Placed, ReplicaSpec]]:
+        """All that makes each replica what it is, but for addresses."""
+        return {key: (each, self._specify(each, "", {}, joins=False)) for key, each in self._placed.items()}
 
     def another(self, unit: str, index: int, number: int, addresses: Addresses) -> Launch:
         """One that joins those that serve: the `number`-th in its place."""
