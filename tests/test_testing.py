@@ -78,6 +78,16 @@ async def test_calls_that_still_run_at_the_end_are_cancelled() -> None:
     assert call.cancelled() or isinstance(call.exception(), ServiceError)
 
 
+async def test_a_stream_that_begins_in_the_moment_of_the_end_ends_too() -> None:
+    async with serve(Echo(), EchoClient) as echo:
+        replies = echo.repeat(Note(times=3))
+        reading = asyncio.create_task(anext(replies))
+        await asyncio.sleep(0)
+    await asyncio.wait([reading], timeout=5)
+    assert reading.done()
+    assert reading.cancelled() or isinstance(reading.exception(), ServiceError)
+
+
 def test_a_fake_clock_stands_still_until_it_is_moved() -> None:
     clock = FakeClock(5.0)
     assert (clock(), clock()) == (5.0, 5.0)

@@ -80,6 +80,7 @@ class LocalTransport:
     async def _stream(self, method: Method[Request, Reply], request: Any, call: Call) -> AsyncGenerator[Reply, None]:
         pipe = _Pipe()
         task = self._start(self._answer(method, request, call, pipe))
+        task.add_done_callback(lambda task: pipe.end(asyncio.CancelledError()))  # where it never took its first step
         try:
             async for reply in pipe:
                 yield reply
@@ -145,9 +146,10 @@ class _Pipe:
             await self._wait()
 
     def end(self, how: BaseException | None = None) -> None:
-        """No item comes any more, because of `how` if it is not the end of the stream."""
-        self._end = StopAsyncIteration() if how is None else how
-        self._wake()
+        """No item comes any more, because of `how` if it is not the end of the stream. The first word counts."""
+        if self._end is None:
+            self._end = StopAsyncIteration() if how is None else how
+            self._wake()
 
     def __aiter__(self) -> Self:
         return self
