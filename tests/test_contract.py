@@ -12,12 +12,13 @@ import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from services.echo.service import Echo
 from services.echo.v1.echo_toolkit import EchoBase
 from services.scoring.v1.scoring_toolkit import ScoringBase
-from toolkit.contract import check_contract, differences, fetch_service, served, wait_serving
+from toolkit.contract import check_contract, differences, fetch_service, served, wait_serving, watch_serving
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import StartError
 from toolkit.limits import MessageLimits
@@ -307,3 +308,26 @@ async def test_a_server_is_waited_for_until_it_serves() -> None:
 async def test_a_server_without_health_is_not_waited_for() -> None:
     async with foreign() as channel:
         await asyncio.wait_for(wait_serving(channel, ECHO), 10)
+
+
+class Brief(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
+    """Health that is said once, where a watch has no end."""
+
+    def __init__(self) -> None:
+        self.watches = 0
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - gRPC's name
+        self.watches += 1
+        yield health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_a_server_that_ends_each_watch_is_not_asked_all_the_time() -> None:
+    health = Brief()
+    async with foreign(lambda server: health_pb2_grpc.add_HealthServicer_to_server(health, server)) as channel:
+        watch = watch_serving(channel, ECHO)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        said = [await anext(watch) for _ in range(8)]
+        assert loop.time() - start > 0.25, "three pauses, with which four watches take as long on any machine"
+    assert said == [True, False] * 4
+    assert health.watches == 4

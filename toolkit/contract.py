@@ -5,6 +5,7 @@ gRPC reflection where it is served (then the messages are compared), else the na
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, cast
 
@@ -26,6 +27,8 @@ SILENT: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FO
 """How a server answers that it has no such service to ask."""
 Files = dict[str, descriptor_pb2.FileDescriptorProto]
 DENIED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+SOONEST: Final = 0.1
+"""Seconds from one watch to the next at least: there are servers that end it as soon as it has begun."""
 ASK_AGAIN: Final = 1.0
 """Seconds until one that did not let us in is asked again: a token or a certificate may have been renewed."""
 
@@ -56,6 +59,7 @@ async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterat
     """
     health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its types lag behind
     while True:
+        asked_at = time.monotonic()
         try:
             async for answer in health.Watch(health_pb2.HealthCheckRequest(service=contract)):
                 yield answer.status in (SERVING, SERVICE_UNKNOWN)
@@ -69,6 +73,7 @@ async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterat
                 continue
         yield False
         await channel.channel_ready()
+        await asyncio.sleep(asked_at + SOONEST - time.monotonic())
 
 
 async def wait_serving(channel: grpc.aio.Channel, contract: str) -> None:
