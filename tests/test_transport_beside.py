@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +23,33 @@ from toolkit.server import Server
 from toolkit.transport.beside import FAIL, FOLLOW, SERVICE, STREAM
 from toolkit.transport.grpc import GrpcTransport
 
+GOES = """
+import asyncio, os, signal, sys
+
+from services.echo.v1.echo_toolkit import EchoClient, Note
+from toolkit.connect import connect
+
+
+async def notes():
+    while True:
+        yield Note(text="x" * 100)
+
+
+async def chat(echo):
+    async for note in echo.chat(notes()):
+        if note.text and asyncio.get_running_loop().time() > until:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main():
+    global until
+    until = asyncio.get_running_loop().time() + 0.5
+    async with connect(EchoClient, sys.argv[1], ahead=256) as echo:
+        await asyncio.gather(*(chat(echo) for _ in range(32)))
+
+
+asyncio.run(main())
+"""
 NAMED = ((STREAM, "0" * 32 + "/64"),)
 
 
@@ -115,3 +144,14 @@ async def test_both_sides_count_alike_however_far_the_writer_may_be_ahead() -> N
     finally:
         await transport.close()
         await server.drain(1)
+
+
+async def test_a_caller_that_is_killed_amid_its_streams_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(Echo.__contract__, limits=MessageLimits(1 << 20))
+    (address,) = await server.listen(("127.0.0.1:0",))
+    await server.open(Dispatcher(Echo(), timeout=30))
+    for _ in range(3):
+        caller = await asyncio.create_subprocess_exec(sys.executable, "-c", GOES, address)
+        assert await caller.wait() == -signal.SIGKILL
+    await server.drain(5)
+    assert caplog.records == []

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -158,11 +158,12 @@ class Readings:
         if reading is None or reading.is_followed:
             return
         reading.is_followed = True
-        while True:
-            read = await reading.news()
-            if reading.has_ended:
-                return
-            await call.write(UInt64Value(value=read).SerializeToString())
+        with suppress(grpc.aio.BaseError):  # nobody hears it any more
+            while True:
+                read = await reading.news()
+                if reading.has_ended:
+                    return
+                await call.write(UInt64Value(value=read).SerializeToString())
 
     async def _fail(self, data: bytes, call: Any) -> bytes:
         reading = self._found.get(_named(call))
