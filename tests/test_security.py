@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.echo.v1.echo_toolkit import EchoBase, EchoClient, Note
 from tests.certificates import guarded, make
-from toolkit.connect import Tls, connect
+from toolkit import security
+from toolkit.connect import Tls, connect, pool
 from toolkit.contract import served
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import Code, ServiceError, StartError
@@ -153,6 +155,34 @@ async def test_an_open_channel_shows_its_renewed_certificate(certs: Path) -> Non
             shutil.copy(certs / f"client.{suffix}", certs / f"stranger.{suffix}")
         await client.say(Note(), timeout=5)
         await transport.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is looked at has no event
+        await asyncio.sleep(0.01)
+
+
+async def test_a_pool_goes_on_watching_when_its_channel_was_renewed(
+    certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security, "LEAVE_AFTER", 0.1)
+    incoming, outgoing = guarded(certs)
+    server = Server(Echo.__contract__, limits=LIMITS, incoming=incoming)
+    (address,) = await server.listen(("127.0.0.1:0",))
+    await server.open(Dispatcher(Echo(), timeout=5))
+    found = pool((address,), Echo.__contract__, name="echo", limits=LIMITS, outgoing=outgoing)
+    try:
+        await EchoClient(found).say(Note(), timeout=5)
+        for suffix in ("key", "crt"):
+            shutil.copy(certs / f"entry.{suffix}", certs / f"client.{suffix}")
+        await EchoClient(found).say(Note(), timeout=5)
+        async with asyncio.timeout(20):
+            await until(lambda: not found.transports[address].channel._leaving)  # type: ignore[attr-defined]  # it has
+            await EchoClient(found).say(Note())
+            await server.drain(0)
+            await until(lambda: not found.replicas[0].is_ready)
+    finally:
+        await found.close()
 
 
 async def test_a_token_is_rotated_without_a_restart(certs: Path) -> None:

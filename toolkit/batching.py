@@ -21,7 +21,7 @@ from toolkit.deadline import Deadline
 from toolkit.errors import Code, ServiceError, internal
 from toolkit.metrics import SECONDS, SIZES, Histogram
 from toolkit.policy.batching import Batch, BatchFigures, Batching, BatchOptions, Item
-from toolkit.tasks import TICK, in_executor
+from toolkit.tasks import TICK, in_executor, is_cancelling
 
 log = logging.getLogger("toolkit")
 S = TypeVar("S")
@@ -251,7 +251,7 @@ class Batcher:
         except Exception as error:
             _fail(calls, error if isinstance(error, ServiceError) else internal(error))
         except asyncio.CancelledError as error:
-            if context.is_abandoned or _is_cancelled():
+            if context.is_abandoned or is_cancelling():
                 _cancel(calls)
                 raise
             _fail(calls, internal(error))
@@ -322,12 +322,6 @@ def _fail(calls: Iterable[_Call], error: ServiceError) -> None:
 def _cancel(calls: Iterable[_Call]) -> None:
     for call in calls:
         call.reply.cancel()
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody cancelled this task; a handler may also await what others have cancelled."""
-    task = asyncio.current_task()
-    return task is None or bool(task.cancelling())
 
 
 def _too_late(call: _Call) -> ServiceError:

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from toolkit.ending import Ending
 from toolkit.errors import StartError
 from toolkit.handshake import explain
+from toolkit.tasks import is_cancelling
 
 HEALTH: Final[Any] = health_pb2
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -71,6 +72,11 @@ async def watch_serving(channel: grpc.aio.Channel, contract: str) -> AsyncIterat
                 yield True
                 await asyncio.sleep(ASK_AGAIN)
                 continue
+        except asyncio.CancelledError:
+            if is_cancelling():
+                raise
+            await asyncio.sleep(SOONEST)  # the channel was renewed, and what it was before is closed by now
+            continue
         yield False
         await channel.channel_ready()
         await asyncio.sleep(asked_at + SOONEST - time.monotonic())

@@ -19,8 +19,8 @@ from toolkit.method import Contract, Method
 from toolkit.metrics import Calls
 from toolkit.policy.admission import ADMIT, AdmissionOptions, Admit, Refuse, Ticket
 from toolkit.service import Service
-from toolkit.tasks import idle_limit, time_limit
-from toolkit.transport.base import CallerGoneError, is_cancelling
+from toolkit.tasks import idle_limit, is_cancelling, time_limit
+from toolkit.transport.base import CallerGoneError
 
 log = logging.getLogger("toolkit")
 DEFAULT_ADMISSION = AdmissionOptions()

@@ -28,6 +28,12 @@ async def wait_closed(*tasks: asyncio.Task[Any]) -> None:
             task.exception()  # seen, so that asyncio does not report it as lost
 
 
+def is_cancelling() -> bool:
+    """Whether somebody cancels the current task: else a CancelledError is of something that the task waited for."""
+    task = asyncio.current_task()
+    return task is None or bool(task.cancelling())
+
+
 async def in_daemon_thread(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     """Run a blocking function beside the event loop, in a thread that does not keep the process from ending.
 

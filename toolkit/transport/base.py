@@ -11,6 +11,7 @@ from toolkit.context import MetadataPairs
 from toolkit.deadline import Deadline
 from toolkit.errors import Code, ServiceError
 from toolkit.method import Method
+from toolkit.tasks import is_cancelling
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -110,9 +111,3 @@ async def close_stream(items: object) -> None:
     close = getattr(items, "aclose", None)
     if close is not None:
         await close()
-
-
-def is_cancelling() -> bool:
-    """Whether somebody cancels the current task: else a CancelledError is of something that the task waited for."""
-    task = asyncio.current_task()
-    return task is None or bool(task.cancelling())
