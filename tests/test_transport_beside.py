@@ -138,7 +138,7 @@ async def test_both_sides_count_alike_however_far_the_writer_may_be_ahead() -> N
     server = Server(Echo.__contract__, limits=limits)
     (address,) = await server.listen(("127.0.0.1:0",))
     await server.open(Dispatcher(Counts(), timeout=30))
-    transport = GrpcTransport((address,), limits=limits, ahead=64 << 20)
+    transport = GrpcTransport(address, limits=limits, ahead=64 << 20)
     try:
         assert (await EchoClient(transport).join(large(), timeout=30)).number == 6
     finally:
