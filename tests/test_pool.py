@@ -476,6 +476,17 @@ async def test_a_replica_that_comes_back_while_it_leaves_keeps_its_connection() 
     assert not kept.is_closed
 
 
+async def test_a_replica_that_goes_as_soon_as_it_has_come_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    leaf = Deployment(watched=True)
+    leaf.pool.set_addresses("a")
+    leaf.pool.set_addresses("b")
+    await leaf.say_ready(b=True)
+    assert (await leaf.call()).text == "reply"
+    assert leaf.fakes["a"].is_closed
+    assert caplog.records == []
+    await leaf.pool.close()
+
+
 async def test_an_address_said_twice_is_one_replica() -> None:
     leaf = Deployment("a", "a")
     assert list(leaf.pool.transports) == ["a"]

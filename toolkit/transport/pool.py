@@ -439,11 +439,12 @@ class PoolTransport:
             self._set_ready(address, True)
         else:
             self._unheard.add(address)
-            self._watching[address] = asyncio.create_task(self._follow(address, self._watch))
+            watched = self._watch(self._transports[address])  # now: it may be let go before the task has begun
+            self._watching[address] = asyncio.create_task(self._follow(address, watched))
 
-    async def _follow(self, address: str, watch: Watch) -> None:
+    async def _follow(self, address: str, watched: AsyncIterator[bool]) -> None:
         try:
-            async for is_ready in watch(self._transports[address]):
+            async for is_ready in watched:
                 self._set_ready(address, is_ready)
         except Exception as error:
             log.error("%s: %s cannot be watched, and gets no calls", self._name, address, exc_info=error)
