@@ -416,6 +416,14 @@ def test_limits_of_a_method_that_is_not_batched_are_a_problem(
         ),
         (
             "graph",
+            Description(GRAPH, {"writer": TEXT, "classifier": "other.v1.Other"}),
+            (
+                "7: services.graph: the handle 'classifier' expects other.v1.Other and the deployment 'classifier' serves "
+                "score.v1.Score; add a deployment that serves other.v1.Other"
+            ),
+        ),
+        (
+            "graph",
             Description(GRAPH, {"writers": TEXT, "gpt2": TEXT}),
             (
                 "10: services.graph.bind.writer: services.inference_graph.service:InferenceGraph has no such handle; "

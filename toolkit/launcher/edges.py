@@ -126,7 +126,8 @@ def _cure(graph: Graph, descriptions: Mapping[str, Description], handle: str, co
     fitting = [name for name, each in descriptions.items() if each.contract == contract]
     if fitting:
         return f"bind it to one that serves {contract}: bind: {{{handle}: {fitting[0]}}}"
-    hint = near(handle, (*graph.services, *graph.remotes))
+    known = (*graph.services, *graph.remotes)
+    hint = "" if handle in known else near(handle, known)
     return f"add a deployment that serves {contract}" + (f" ({hint})" if hint else "")
 
 
