@@ -492,8 +492,8 @@ Example:
 def check(file: GraphFile, override: Overrides = None, assign: Assignments = None) -> None:
     """Check a graph file and its classes; load no model.
 
-    Its classes must import, their handles have deployments, and these serve what the handles expect; certificates and
-    tokens must be there, and do what they are for.
+    Its classes must import and take their args, their handles have deployments, and these serve what the handles expect;
+    certificates and tokens must be there, and do what they are for.
     """
     from toolkit.launcher.edges import find_edges
     from toolkit.launcher.inspector import check_edges

@@ -1,7 +1,8 @@
 """The inspector: a short-lived process that imports service classes and tells their contracts and handles.
 
-In: one JSON object, deployment → `module:Class`, on standard input. Out: one JSON object a line and deployment, either
-{"deployment", "contract", "handles", "batched"} or {"deployment", "error"}. So the launcher never imports user code.
+In: one JSON object, deployment → {"class", "args"}, on standard input. Out: one JSON object a line and deployment, either
+{"deployment", "contract", "handles", "batched"} or {"deployment", "key", "error"}, where `key` is what to correct: `class` or
+`args`. So the launcher never imports user code.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from toolkit.answering import answers
 from toolkit.batching import batched_methods
 from toolkit.errors import StartError
-from toolkit.load import load_service
+from toolkit.load import constructor_arguments, load_service
 from toolkit.service import Service, dependencies
 
 
@@ -26,17 +28,21 @@ def describe(service: type[Service]) -> dict[str, Any]:
     return {"contract": service.__contract__.name, "handles": handles, "batched": batched}
 
 
-def inspect(deployment: str, reference: str) -> dict[str, Any]:
+def inspect(deployment: str, reference: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    key = "class"
     try:
-        return {"deployment": deployment, **describe(load_service(reference))}
+        service = load_service(reference)
+        key = "args"
+        constructor_arguments(service, args, "cpu")
     except StartError as error:
-        return {"deployment": deployment, "error": str(error)}
+        return {"deployment": deployment, "key": key, "error": str(error)}
+    return {"deployment": deployment, **describe(service)}
 
 
 def main() -> None:
     out = answers()
-    for deployment, reference in json.load(sys.stdin).items():
-        out.write(json.dumps(inspect(deployment, reference)) + "\n")
+    for deployment, said in json.load(sys.stdin).items():
+        out.write(json.dumps(inspect(deployment, said["class"], said["args"])) + "\n")
         out.flush()  # the next class may end the process
     os._exit(0)  # whatever threads the classes have started
 

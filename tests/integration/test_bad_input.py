@@ -63,6 +63,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ('  entry: {class: "broken:Leaf"}', "graph.yaml:4: services.entry.class: "),
         ('  entry: {class: "quits:Leaf"}', "graph.yaml:4: services.entry.class: "),
         (
+            '  entry: {class: "classes:Leaf", args: {sise: 1}}',
+            "graph.yaml:4: services.entry.args: Leaf takes no argument sise; it takes none",
+        ),
+        (
+            '  entry: {class: "sized:Sized"}',
+            "graph.yaml:4: services.entry.args: Sized needs size: give it under `args`, or with --args",
+        ),
+        (
             '  entry: {class: "classes:Caller"}',
             "graph.yaml:4: services.entry: classes:Caller has the handle 'leaf' and no deployment is named so",
         ),
@@ -79,6 +87,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_check_finds_what_only_the_classes_know(tmp_path: Path, services: str, expected: str) -> None:
     (tmp_path / "broken.py").write_text("print('hello from import')\n1 / 0\n")
     (tmp_path / "quits.py").write_text("import os\nos._exit(7)\n")
+    (tmp_path / "sized.py").write_text(
+        "from services.echo.v1.echo_toolkit import EchoBase\n"
+        "class Sized(EchoBase):\n"
+        "    def __init__(self, size, device): raise AssertionError('a check makes none')\n"
+    )
     (said,) = verb_says(tmp_path, HEAD + services + "\n", "check", "graph.yaml")
     assert said.startswith(f"error: {expected}")
 

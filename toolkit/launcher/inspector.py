@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from toolkit.errors import GraphError
@@ -21,19 +22,28 @@ TIMEOUT = 300.0
 """Seconds; importing torch and the like from a cold disk takes its time."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why there is no description, and the key of the deployment that is to be corrected."""
+
+    sentence: str
+    key: str = "class"
+
+
 def check_edges(
     graph: Graph, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Description]:
-    """What each deployment declares. Raises GraphError for every class that cannot be imported and every wrong edge.
+    """What each deployment declares. Raises GraphError for every class that cannot be imported, every constructor that
+    does not take its `args`, and every wrong edge.
 
     `stream`, if any, shows which class it imports, how many it has, and of how many.
     """
     with nullcontext(_tell_nobody) if stream is None else busy(str(graph.path), stream, environ) as report:
         found = dict(_ask(graph, report))
     problems = [
-        f"{graph.where('services', name, 'class')}: {found[name]}"
+        f"{graph.where('services', name, each.key)}: {each.sentence}"
         for name in graph.services
-        if not isinstance(found.get(name), Description)
+        if isinstance(each := found[name], _Problem)
     ]
     descriptions = {name: each for name, each in found.items() if isinstance(each, Description)}
     problems += find_problems(graph, descriptions)
@@ -46,15 +56,19 @@ def _tell_nobody(phase: str, done: float = 0, total: float | None = None) -> Non
     pass
 
 
-def _ask(graph: Graph, report: Report) -> Iterator[tuple[str, Description | str]]:
-    """Deployment → its description, or the sentence that says why there is none."""
-    classes = {name: deployment.service for name, deployment in graph.services.items() if not deployment.command}
+def _ask(graph: Graph, report: Report) -> Iterator[tuple[str, Description | _Problem]]:
+    """Deployment → its description, or why there is none."""
+    classes = {
+        name: {"class": deployment.service, "args": deployment.args}
+        for name, deployment in graph.services.items()
+        if not deployment.command
+    }
     yield from ((name, Description("", {})) for name in graph.services if name not in classes)
-    found: dict[str, Description | str] = {}
+    found: dict[str, Description | _Problem] = {}
 
     def report_next() -> None:
         for name in [name for name in classes if name not in found][:1]:
-            report(f"import {classes[name]}", len(found), len(classes))
+            report(f"import {graph.services[name].service}", len(found), len(classes))
 
     with tempfile.TemporaryFile() as complaints:
         try:
@@ -71,13 +85,13 @@ def _ask(graph: Graph, report: Report) -> Iterator[tuple[str, Description | str]
         complaints.seek(0)
         said = complaints.read().decode(errors="backslashreplace").strip().splitlines()
     last = (said or [f"exit code {process.returncode}"])[-1]
-    yield from ((name, found.get(name, f"importing it ended its process: {last}")) for name in classes)
+    yield from ((name, found.get(name, _Problem(f"importing it ended its process: {last}"))) for name in classes)
 
 
-def _read(answer: Mapping[str, Any]) -> Description | str:
+def _read(answer: Mapping[str, Any]) -> Description | _Problem:
     match answer:
         case {"contract": str(contract), "handles": dict(handles), "batched": dict(batched)}:
             return Description(contract, handles, batched)
-        case {"error": str(error)}:
-            return error
-    return f"the inspector's answer cannot be read: {answer}"
+        case {"error": str(error), "key": str(key)}:
+            return _Problem(error, key)
+    return _Problem(f"the inspector's answer cannot be read: {answer}")
