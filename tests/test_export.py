@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -624,6 +624,7 @@ def unescaped(text: str) -> str:
     packages=st.lists(st.from_regex(r"[A-Za-z0-9][^\x00-\x1f]{0,20}", fullmatch=True), max_size=2),
     paths=st.lists(nasty.filter(is_sayable), max_size=3),
 )
+@example(description="", env={}, args={}, fetch=[""], packages=[], paths=["Dockerfile", "wheels"])
 def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
     description: str,
     env: dict[str, str],
@@ -652,7 +653,7 @@ def test_whatever_is_in_a_graph_comes_out_as_it_went_in(
     assert install[-len(packages) :] == packages or not packages
     copied = [json.loads(line.removeprefix("COPY ")) for line in instructions if '"/app/' in line]
     assert [tuple(map(unescaped, each)) for each in copied] == [(path, f"/app/{path}") for path in paths]
-    assert render_ignore(made).split("\n")[4:-3] == [f"!{path}" for path in dict.fromkeys(paths)]
+    assert render_ignore(made).split("\n")[3:-3] == [f"!{path}" for path in dict.fromkeys(["Dockerfile", *paths])]
     assert all(re.match(r"(#|FROM|ARG|RUN|COPY|LABEL|ENV|WORKDIR|USER|CMD|$)", line) for line in instructions)
     if re.search(r"[\x7f-\x9f]", "".join([*env.values(), *fetch, json.dumps(args)])):
         with pytest.raises(GraphError, match="Kustomize does not hand on"):
