@@ -514,6 +514,16 @@ def test_a_pause_before_a_restart_keeps_nobody_busy_while_the_others_drain() -> 
     assert told.killed == ["top"]
 
 
+def test_a_pause_before_a_restart_keeps_nobody_busy_while_all_others_leave_first() -> None:
+    old = ("leaf.0", "leaf.1")
+    up = [*described(*old), *ready(*old), RESTART, *back("leaf#2")]
+    story = [EDIT, Exited("leaf#2", SEGV), 33.0, *back("leaf#3"), *back("leaf.1#2"), INT]
+    edited = edit("leaf", strategy="recreate")
+    told = replay(*up, *story, names=("leaf",), replicas={"leaf": 2}, deaf=old, edited=edited)
+    assert told.killed == ["leaf.0", "leaf.1"]
+    assert told.processes.spawned[3:] == ["leaf#3", "leaf.1#2"]
+
+
 def test_several_are_replaced_one_at_a_time() -> None:
     names = ("leaf.0", "leaf.1")
     story = [RESTART, *back("leaf#2"), *back("leaf.1#2"), INT]

@@ -597,7 +597,8 @@ class Supervisor:
         """Seconds until something has to happen even if nobody says anything."""
         points = [point for replica in self._replicas.values() for point in self._points(replica)]
         if not self.is_stopping:
-            points += [due for group in self.groups.values() for due in group.due.values()]
+            able = [group for group in self.groups.values() if not self._is_emptying(group)]
+            points += [due for group in able for due in group.due.values()]
             if self._scalers and self.is_serving:
                 points.append(self._scale_at)
         if self._is_starting():
