@@ -114,3 +114,12 @@ def test_what_has_no_room_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(PlacementError, match="model"):
         found.adopt(edited, {"model": 1, "other": 1, "front": 1})
     assert found.another("model", 0, 2, {}).spec.args == {"size": 2}
+
+
+def test_who_leaves_makes_room_for_who_comes_whichever_is_named_first(tmp_path: Path) -> None:
+    many = 'class: "m:Other", replicas: 6, resources: {gpu_memory: 2GiB}, device: cuda'
+    found = starts(tmp_path, load(tmp_path, ('class: "m:Other"', many)))
+    with pytest.raises(PlacementError, match="model"):
+        found.plan({"model": 2})
+    found.plan({"model": 2, "other": 1})
+    assert found.another("model", 1, 1, {}).name == "model.1"

@@ -203,8 +203,8 @@ class FakeStarts:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
-    def plan(self, deployment: str, count: int) -> None:
-        if count > 9:
+    def plan(self, counts: Mapping[str, int]) -> None:
+        if max(counts.values()) > 9:
             raise PlacementError("no room")
 
     def adopt(self, graph: Graph, counts: Mapping[str, int]) -> list[str]:
@@ -562,6 +562,9 @@ def test_scaling_beyond_the_machine_is_refused() -> None:
     told = replay(*UP, Asked(1, {"do": "scale", "counts": {"leaf": 10}}), INT)
     assert told.answers == [(1, {"code": 3, "error": "no room"})]
     assert told.processes.spawned == list(ALL)
+    told = replay(*UP, Asked(1, {"do": "scale", "counts": {"leaf": 2, "middle": 10}}), INT)
+    assert told.answers == [(1, {"code": 3, "error": "no room"})]
+    assert told.processes.spawned == list(ALL), "who is refused a part is refused all"
 
 
 def test_down_is_a_clean_stop() -> None:

@@ -39,8 +39,8 @@ Addresses = Mapping[str, tuple[str, ...]]
 class Starts(Protocol):
     """Where replicas come from that join those that serve."""
 
-    def plan(self, unit: str, count: int) -> None:
-        """Find places for so many replicas. Raises PlacementError where there are none."""
+    def plan(self, counts: Mapping[str, int]) -> None:
+        """Find places for so many replicas of each of these units. Raises PlacementError where there are none."""
 
     def adopt(self, graph: Graph, counts: Mapping[str, int]) -> list[str]:
         """From now on replicas are those of this graph: of each unit so many. Returns the units whose replicas are others

@@ -36,7 +36,7 @@ class Ruler(Protocol):
 
     def restart(self, names: Iterable[str]) -> None: ...
 
-    def scale(self, name: str, count: int) -> None: ...
+    def scale(self, counts: Mapping[str, int]) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -107,8 +107,7 @@ class Requests:
                     f"{name}={count}: port {ports[0]} takes one process; put a deployment of one replica before it"
                 )
         try:
-            for unit_name, count in wanted.items():
-                self._ruler.scale(unit_name, count)
+            self._ruler.scale(wanted)
         except PlacementError as error:
             return {"code": NO_ROOM, "error": str(error)}
         return lambda: _outcome(map(self._ruler.groups.__getitem__, wanted))

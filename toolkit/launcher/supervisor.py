@@ -7,7 +7,7 @@ can replay a history. It knows no user code: what the classes declare arrives in
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import random
@@ -155,12 +155,13 @@ class Supervisor:
             group.due.clear()
             group.lost.clear()
 
-    def scale(self, name: str, count: int) -> None:
-        """Raises PlacementError where the machine has no room for so many. What `replicas` of the file allows goes on from
-        there.
+    def scale(self, counts: Mapping[str, int]) -> None:
+        """Of each of these units so many. Raises PlacementError, and changes nothing, where the machine has no room for them.
+        What `replicas` of the file allows goes on from there.
         """
-        self._starts.plan(name, count)
-        self._resize(self.groups[name], count)
+        self._starts.plan(counts)
+        for name, count in counts.items():
+            self._resize(self.groups[name], count)
 
     def _resize(self, group: Group, count: int) -> None:
         group.target = count
@@ -457,7 +458,7 @@ class Supervisor:
             if count != group.target:
                 before, calls = group.target, f"{demand.outstanding:g} calls, {demand.wait:.1f} s to wait"
                 try:
-                    self.scale(name, count)
+                    self.scale({name: count})
                 except PlacementError as error:
                     self._complain(f"{name}: {calls}, and no room for {count} replicas: {error}")
                 else:

@@ -207,12 +207,12 @@ class Starts:
             for each in fuse_all(self._graph, placed)
         ]
 
-    def plan(self, unit: str, count: int) -> None:
-        """Find places for so many replicas of a unit. Raises PlacementError where there are none."""
-        members = self._graph.units[unit].members
-        kept = [each for key, each in self._placed.items() if key[0] not in members or key[1] < count]
-        counts = {**dict.fromkeys(self._graph.services, 0), **dict.fromkeys(members, count)}
-        placed = place(self._graph, self._machine, counts=counts, kept=kept)
+    def plan(self, counts: Mapping[str, int]) -> None:
+        """Find places for so many replicas of each of these units. Raises PlacementError where there are none."""
+        of_each = {member: count for unit, count in counts.items() for member in self._graph.units[unit].members}
+        kept = [each for (name, index), each in self._placed.items() if name not in of_each or index < of_each[name]]
+        all_counts = {**dict.fromkeys(self._graph.services, 0), **of_each}
+        placed = place(self._graph, self._machine, counts=all_counts, kept=kept)
         self._placed = {(each.deployment, each.index): each for each in placed}
 
     def adopt(self, graph: Graph, counts: Mapping[str, int]) -> list[str]:
