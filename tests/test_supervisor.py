@@ -718,6 +718,14 @@ def test_one_that_starts_hears_where_all_others_are_now_for_it_may_call_others_t
     assert ("top#2", {"addresses": {"leaf": ("unix:/leaf.0.2",)}}) in told.processes.messages
 
 
+def test_what_a_replacement_failed_in_is_watched_beside_what_serves() -> None:
+    up = [*described(*ALL), Loaded("leaf", ("/p/leaf.py",)), *ready(*ALL)]
+    broken = [Changed(("/p/leaf.py",)), Loaded("leaf#2", ("/p/new.py",)), Failed("leaf#2", "ZeroDivisionError")]
+    for mended in ("/p/new.py", "/p/leaf.py"):
+        told = replay(*up, *broken, Exited("leaf#2", 1), Changed((mended,)), *back("leaf#3"), INT)
+        assert told.processes.spawned[3:] == ["leaf#2", "leaf#3"]
+
+
 def test_what_is_wrong_with_a_proto_is_told_and_nothing_else_happens() -> None:
     told = replay(*UP, Noted("a.proto:1:2: no\na.proto:3:4: no"), INT)
     assert told.view.complaints == ["a.proto:1:2: no", "a.proto:3:4: no"]

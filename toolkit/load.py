@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
 from pathlib import Path
 from site import getsitepackages
+from traceback import walk_tb
 from typing import Any
 
 from toolkit.batching import batched_methods
@@ -74,16 +75,26 @@ def constructor_arguments(service: type[Service], args: Mapping[str, Any], devic
     return found
 
 
-def project_files() -> list[str]:
-    """The files of the working directory that are imported by now; nothing of what is installed."""
+def project_files(behind: BaseException | None = None) -> list[str]:
+    """The files of the working directory that are imported by now, and those that an error comes from; nothing of what is
+    installed.
+    """
     own = Path.cwd().resolve()
     installed = [Path(each).resolve() for each in {sys.prefix, *getsitepackages()}]
-    files = {
-        Path(path).resolve() for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))
-    }
+    imported = [path for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))]
+    files = {Path(path).resolve() for path in (*imported, *_origins(behind))}
     return sorted(
         str(path) for path in files if path.is_relative_to(own) and not any(map(path.is_relative_to, installed))
     )
+
+
+def _origins(error: BaseException | None) -> Iterator[str]:
+    """The files that an error comes from, and those behind it: a module that fails is none of those imported."""
+    while error is not None:
+        found = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+        found += [error.filename] if isinstance(error, SyntaxError) and error.filename else []
+        yield from (path for path in found if Path(path).is_file())  # `<frozen importlib>` is none
+        error = error.__cause__ or error.__context__
 
 
 def told(error: BaseException) -> str:

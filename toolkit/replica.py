@@ -463,11 +463,12 @@ def main() -> None:
             log.warning("%d calls were still in flight after %g s, and were cancelled", lost, spec.drain_timeout)
         code = DRAIN_INCOMPLETE if lost else 0
     except ToolkitError as error:
-        _report(control, error)
+        _report(spec, control, error)
         code = 1
     except Exception as error:
-        log.error("the cause", exc_info=error)
-        _report(control, StartError(f"{spec.service} was ended by {told(error)}"))
+        ended = StartError(f"{spec.service} was ended by {told(error)}")
+        ended.__cause__ = error
+        _report(spec, control, ended)
         code = 1
     _exit(code)
 
@@ -479,9 +480,11 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)  # a model may still be loading in a thread that nobody can stop
 
 
-def _report(control: Control, error: ToolkitError) -> None:
+def _report(spec: ReplicaSpec, control: Control, error: ToolkitError) -> None:
     if error.__cause__ is not None:
         log.error("the cause", exc_info=error.__cause__)
+    if spec.reports_files:
+        control.loaded(project_files(error))
     if control.has_launcher:
         control.failed(str(error))
     else:

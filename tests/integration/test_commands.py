@@ -416,6 +416,26 @@ def test_what_is_edited_is_replaced_and_a_mistake_leaves_the_old_one_serving(pro
     assert not any(line.startswith("entry#") for line in running.said)
 
 
+def test_a_mistake_in_a_module_that_is_new_is_mended_there(project: Project) -> None:
+    path = project.write('leaf: {class: "leaf:Edited"}\nentry: {class: "classes:Caller", port: PORT}')
+    head = "from services.echo.v1.echo_toolkit import EchoBase\n"
+    tail = "class Edited(EchoBase):\n    pass\n"
+    (project.folder / "leaf.py").write_text(head + tail)
+    with up(path, "--watch") as running:
+        running.wait_ready()
+        (project.folder / "helper.py").write_text("1 / 0\n")
+        (project.folder / "leaf.py").write_text(f"{head}import helper\n{tail}")
+        running.wait_line("error: leaf goes on serving")
+        (project.folder / "helper.py").write_text("def fine(:\n")
+        running.wait_line("helper.py changed: replacing leaf")
+        running.wait_line("SyntaxError")
+        running.wait_line("error: leaf goes on serving")
+        (project.folder / "helper.py").write_text("")
+        running.wait_line("leaf   | stopped")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+
+
 SAYS = """
 import os
 from services.echo.v1.echo_toolkit import EchoBase, Note

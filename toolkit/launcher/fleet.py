@@ -72,6 +72,8 @@ class Replica:
     heard_at: float = 0.0
     """When its event loop was last known to turn."""
     load: Load | None = None
+    files: frozenset[str] = frozenset()
+    """What it is made of, where that is asked for; of one that fails, what it has failed in too."""
     samples: Sequence[Sample] = ()
     """What it has measured, where that is asked for."""
     has_served: bool = False
@@ -136,7 +138,7 @@ class Group:
     numbers: dict[int, int] = field(default_factory=dict)
     """Place → replicas that were there so far."""
     files: frozenset[str] = frozenset()
-    """What the newest replica that loaded is made of, where that is asked for."""
+    """What the newest replica that was ready is made of, and what those that have failed since were."""
     told: Addresses = field(default_factory=dict)
     """The addresses that its callers know."""
 

@@ -226,7 +226,7 @@ class Supervisor:
                 case Measured(_, samples):
                     replica.samples = samples
                 case Loaded(_, files):
-                    self.groups[replica.unit].files = frozenset(files)
+                    replica.files = frozenset(files)
                 case Failed(_, message):
                     self._failed(replica, message)
                 case Draining():
@@ -266,6 +266,7 @@ class Supervisor:
             return
         replica.ready_at = self._clock()
         group = self.groups[replica.unit]
+        group.files = replica.files or group.files
         if self.graph.entry in group.unit.members:
             self._entry_addresses = addresses
         if self.is_serving:
@@ -292,6 +293,7 @@ class Supervisor:
         if replica.state in (State.FAILED, State.STOPPED):
             return
         self._move(replica, Step.FAILED)
+        self.groups[replica.unit].files |= replica.files
         if not self.is_serving or self.is_stopping:
             if self._exit_code is None and self._refuse_wrong_edges():
                 return  # the graph file is at fault, and its sentence names the line
