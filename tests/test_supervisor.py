@@ -524,6 +524,16 @@ def test_a_pause_before_a_restart_keeps_nobody_busy_while_all_others_leave_first
     assert told.processes.spawned[3:] == ["leaf#3", "leaf.1#2"]
 
 
+def test_where_a_replacement_could_not_start_those_of_before_come_back_under_either_strategy() -> None:
+    old = ("leaf.0", "leaf.1")
+    failing = [RESTART, Failed("leaf#2", "SyntaxError"), Exited("leaf#2", 1)]
+    death = [Exited("leaf.1", SEGV), 0.3, *back("leaf.1#2")]
+    edited = edit("leaf", strategy="recreate")
+    up = [*described(*old), *ready(*old)]
+    told = replay(*up, *failing, EDIT, *death, INT, names=("leaf",), replicas={"leaf": 2}, edited=edited)
+    assert told.processes.spawned[2:] == ["leaf#2", "leaf.1#2"]
+
+
 def test_several_are_replaced_one_at_a_time() -> None:
     names = ("leaf.0", "leaf.1")
     story = [RESTART, *back("leaf#2"), *back("leaf.1#2"), INT]

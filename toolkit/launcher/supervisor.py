@@ -468,7 +468,7 @@ class Supervisor:
 
     def _is_emptying(self, group: Group) -> bool:
         """All must leave before a new one starts."""
-        is_recreated = group.unit.said.strategy == "recreate"
+        is_recreated = group.unit.said.strategy == "recreate" and group.refused < group.generation
         return is_recreated and any(each.generation < group.generation for each in group.running)
 
     def _join(self, group: Group, index: int) -> None:
