@@ -46,6 +46,22 @@ class BatchesOther(EchoBase):
 class Unbatched(BatchesStream):
     async def repeat(self, request, context): yield request
 """
+SHAPES = """
+from services.echo.v1.echo_toolkit import EchoBase
+
+class Yields(EchoBase):
+    async def say(self, request, context): yield request
+class YieldsPlainly(EchoBase):
+    def say(self, request, context): yield request
+class Generator(EchoBase):
+    def repeat(self, request, context): yield request
+class Returns(EchoBase):
+    async def repeat(self, request, context): return [request]
+class Fits(EchoBase):
+    def say(self, request, context): return self.ping(request, context)
+    async def join(self, requests, context): return None
+    def repeat(self, request, context): return aiter([])
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +71,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, text in {
         "fine.py": MODULE,
         "batches.py": BATCHES,
+        "shapes.py": SHAPES,
         "package/inner.py": "import package.absent",
         "needs_library.py": "import some_library.part",
         "needs_generated.py": "import services.absent.v1.absent_toolkit",
@@ -82,6 +99,10 @@ def test_a_class_of_the_working_directory_is_found() -> None:
 @pytest.mark.parametrize("name", ["Batches", "Unbatched"])
 def test_batched_methods_are_those_of_the_contract_without_streams(name: str) -> None:
     assert load_service(f"batches:{name}").__name__ == name
+
+
+def test_a_handler_may_be_a_function_that_hands_on_what_another_answers() -> None:
+    assert load_service("shapes:Fits").__name__ == "Fits"
 
 
 def test_a_class_of_an_installed_package_is_found() -> None:
@@ -120,6 +141,10 @@ def test_a_class_of_an_installed_package_is_found() -> None:
         ("fine:Number", "handle leaf of fine:Number: depends() takes a generated XClient, not 3"),
         ("batches:BatchesStream", "repeat of batches:BatchesStream is batched and has a stream: a batch takes one message for"),
         ("batches:BatchesOther", "help of batches:BatchesOther is batched, and is no method of services.echo.v1.Echo"),
+        ("shapes:Yields", "say of shapes:Yields yields, and answers with one message: return it, or write `stream` into"),
+        ("shapes:YieldsPlainly", "say of shapes:YieldsPlainly yields, and answers with one message: return it, or write"),
+        ("shapes:Generator", "repeat of shapes:Generator is a plain generator: make it `async def`, or hand one to toolkit."),
+        ("shapes:Returns", "repeat of shapes:Returns answers with a stream, and never yields: yield each reply, or leave out"),
         ("json:X", "module json has no class X; it has no service class"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from inspect import Parameter, signature
+from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
 from site import getsitepackages
 from traceback import walk_tb
@@ -14,6 +14,7 @@ from typing import Any
 from toolkit.batching import batched_methods
 from toolkit.client import Client
 from toolkit.errors import StartError
+from toolkit.method import Method
 from toolkit.service import Service, dependencies
 
 
@@ -37,8 +38,12 @@ def load_service(reference: str) -> type[Service]:
         raise StartError(f"{reference} is not a service: let it subclass a generated XBase")
     if not hasattr(cls, "__contract__"):
         raise StartError(f"{reference} has no contract: let it subclass a generated XBase, not Service itself")
-    for name in batched_methods(cls):
+    batched = batched_methods(cls)
+    for name in batched:
         _check_batched(reference, cls, name)
+    for method in cls.__contract__.methods:
+        if method.attribute not in batched:
+            _check_shape(reference, cls, method)
     for name, client in dependencies(cls).items():
         if not (isinstance(client, type) and issubclass(client, Client) and hasattr(client, "__contract__")):
             what = getattr(client, "__name__", repr(client))
@@ -53,6 +58,25 @@ def _check_batched(reference: str, service: type[Service], name: str) -> None:
     if found.client_streaming or found.server_streaming:
         raise StartError(
             f"{name} of {reference} is batched and has a stream: a batch takes one message for one message"
+        )
+
+
+def _check_shape(reference: str, service: type[Service], method: Method[Any, Any]) -> None:
+    """A handler that no call could get an answer from; what a plain function returns is seen when it is called."""
+    name = method.attribute
+    handler = getattr(service, name)
+    if not method.server_streaming and (isgeneratorfunction(handler) or isasyncgenfunction(handler)):
+        raise StartError(
+            f"{name} of {reference} yields, and answers with one message: return it, or write `stream` into the .proto"
+        )
+    if method.server_streaming and isgeneratorfunction(handler):
+        raise StartError(
+            f"{name} of {reference} is a plain generator: make it `async def`, or hand one to toolkit.blocking.from_blocking"
+        )
+    if method.server_streaming and iscoroutinefunction(handler):
+        raise StartError(
+            f"{name} of {reference} answers with a stream, and never yields: "
+            "yield each reply, or leave out `async` and return a stream"
         )
 
 
