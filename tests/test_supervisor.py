@@ -577,6 +577,14 @@ def test_scaling_beyond_the_machine_is_refused() -> None:
     assert told.processes.spawned == list(ALL), "who is refused a part is refused all"
 
 
+@pytest.mark.parametrize("most", [2, 3])
+def test_scaling_stays_within_the_least_and_the_most_of_the_graph_file(most: int) -> None:
+    scale = Asked(7, {"do": "scale", "counts": {"leaf": 3}})
+    told = replay(*UP, scale, *(() if most == 2 else (*back("leaf.1"), *back("leaf.2"))), INT, most=most)
+    refused = {"code": 2, "error": "leaf=3: the graph file says from 1 to 2; name one of these, or change it there"}
+    assert told.answers == [(7, refused if most == 2 else {"code": 0})]
+
+
 def test_down_is_a_clean_stop() -> None:
     told = replay(*UP, Asked(1, {"do": "down"}))
     assert (told.code, told.terminated) == (0, ["top", "middle", "leaf"])

@@ -335,7 +335,10 @@ def ps(
     graph: GraphOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object a line and replica.")] = False,
 ) -> None:
-    """Show the replicas of a running graph."""
+    """Show the replicas of a running graph.
+
+    CALLS are those that a replica handles at this moment, QUEUED those that wait there.
+    """
     from toolkit.launcher.state import find_run
 
     _print_rows(find_run(graph, os.environ)[1].socket, as_json=as_json)
@@ -417,7 +420,10 @@ def scale(
     counts: Annotated[list[str], typer.Argument(metavar="SERVICE=N...", help="How many replicas each shall have.")],
     graph: GraphOption = None,
 ) -> None:
-    """Run more replicas of a deployment, or fewer."""
+    """Run more replicas of a deployment, or fewer.
+
+    Where the graph file says replicas: {min, max}, it is a number from min to max, and follows the calls again from there.
+    """
     found: dict[str, int] = {}
     for text in counts:
         name, _, count = text.partition("=")

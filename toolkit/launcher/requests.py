@@ -99,6 +99,12 @@ class Requests:
             if type(count) is not int or not 1 <= count <= MAX_REPLICAS:
                 return _refuse(f"{name}={count}: name a number from 1 to {MAX_REPLICAS}")
             unit = self._ruler.groups[self._unit(name)].unit
+            said = unit.said.replicas
+            if said.min < said.max and not said.min <= count <= said.max:
+                return _refuse(
+                    f"{name}={count}: the graph file says from {said.min} to {said.max}; "
+                    "name one of these, or change it there"
+                )
             if wanted.setdefault(unit.name, count) != count:
                 return _refuse(f"{name}={count}: there are as many of all in the process {unit.label}; name one number")
             ports = [port for member in unit.members if (port := self._ruler.graph.port(member)) is not None]
