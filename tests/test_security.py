@@ -23,9 +23,10 @@ from toolkit.contract import served
 from toolkit.dispatch import Dispatcher
 from toolkit.errors import Code, ServiceError, StartError
 from toolkit.limits import MessageLimits
+from toolkit.replica import _follow
 from toolkit.security import PLAIN, check_exposure, open_channel, refusals, wait_connected
 from toolkit.server import Server
-from toolkit.spec import Incoming, Outgoing
+from toolkit.spec import Incoming, Outgoing, ReplicaSpec
 from toolkit.transport.grpc import GrpcTransport
 
 LIMITS = MessageLimits(1 << 20)
@@ -206,6 +207,38 @@ async def test_a_token_is_rotated_without_a_restart(certs: Path) -> None:
         with pytest.raises(ServiceError) as caught:
             await client.say(Note(), timeout=5)
         assert caught.value.code is Code.UNAUTHENTICATED
+
+
+async def test_a_replica_whose_channel_cannot_be_opened_while_a_token_is_rotated_is_tried_again(
+    certs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the launcher's news counts meanwhile: that of the other handles, and the lines that follow."""
+    token = certs / "ours"
+    token.touch(mode=0o600)
+    token.write_text("token-of-test-0123456789\n")
+    guard = Incoming(token_file=str(certs / "ours"))
+    outgoing = {"echo": Outgoing(token_file=str(token)), "other": PLAIN}
+    async with serving(guard) as first, serving(guard) as second, serving(Incoming()) as plain:
+        handles = {
+            name: pool((first,), Echo.__contract__, name=name, limits=LIMITS, outgoing=outgoing[name])
+            for name in outgoing
+        }
+        echo = EchoClient(handles["echo"])
+        try:
+            await echo.say(Note(), timeout=5)
+            token.write_text("short\n")
+            _follow(ReplicaSpec(service=""), handles, {"echo": (first, second), "other": (plain,)})
+            assert list(handles["other"].transports) == [plain]
+            await echo.say(Note(), timeout=5)
+            assert list(handles["echo"].transports) == [first]
+            (said,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+            assert said.startswith(f"echo: {second} cannot be called yet: {token}: line 1 is no token")
+            token.write_text("token-of-test-0123456789\n")
+            async with asyncio.timeout(20):
+                await until(lambda: [each.is_ready for each in handles["echo"].replicas] == [True, True])
+        finally:
+            for each in handles.values():
+                await each.close()
 
 
 async def test_a_caller_may_say_the_token_itself(certs: Path) -> None:

@@ -308,7 +308,7 @@ async def test_a_file_that_goes_wrong_later_keeps_new_replicas_out_until_it_is_r
         token = tmp_path / "token"
         token.rename(tmp_path / "moved")
         fleet.table.hosts["models"] = [first, second]
-        await until(lambda: f"not all of {first}, {second} can be called" in caplog.text)
+        await until(lambda: f"{second} cannot be called yet: {token}: no such file" in caplog.text)
         assert (await echo.say(Note(), timeout=10)).number == 0
         (tmp_path / "moved").rename(token)
         await until(lambda: set(transport.transports) == {first, second})

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 from toolkit.door import Door
-from toolkit.errors import Code, ServiceError
+from toolkit.errors import Code, ServiceError, StartError
 from toolkit.method import Method
 from toolkit.metrics import Calls
 from toolkit.policy.admission import AdmissionOptions
@@ -42,6 +42,8 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 MAX_OUTSTANDING: Final = 1024
 """Calls of one handle at once: what a slow dependency may hold of its caller."""
+OPEN_AGAIN: Final = 1.0
+"""Seconds until replicas to which no channel could be opened are tried again: its files may be right by then."""
 PATIENCE: Final = 1.0
 """Seconds that calls wait when the last replica that was ready is not any more: one that takes its place is connected by then."""
 ANSWERS: Final = frozenset(
@@ -113,6 +115,10 @@ class PoolTransport:
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._failed: dict[str, str] = {}
+        """Address → why no channel to it can be opened."""
+        self._opening: asyncio.TimerHandle | None = None
+        """Tries them again."""
         self._ready = asyncio.Event()
         self._unheard: set[str] = set()
         """Replicas of which nothing is known yet."""
@@ -126,7 +132,8 @@ class PoolTransport:
             self._names = addresses
             self._following = asyncio.create_task(self._follow_names(addresses))
         else:
-            self.set_addresses(addresses)
+            for error in self._set(tuple(addresses)).values():
+                raise error
 
     @property
     def transports(self) -> Mapping[str, Transport]:
@@ -179,22 +186,45 @@ class PoolTransport:
         return self._balancer.replicas
 
     def set_addresses(self, addresses: Iterable[str]) -> None:
-        """The replicas as they are now. One that is gone gets no new call, and is let go when its last has ended."""
+        """The replicas as they are now. One that is gone gets no new call, and is let go when its last has ended. One to which no
+        channel can be opened, for a file is wrong while it is renewed, is logged and tried again.
+        """
         if self._is_closed:
             return
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        wanted = tuple(addresses)
+        failed = self._set(wanted)
+        for address, error in failed.items():
+            if self._failed.get(address) != str(error):
+                trace = None if isinstance(error, StartError) else error
+                log.error("%s: %s cannot be called yet: %s", self._name, address, error, exc_info=trace)
+        self._failed = {address: str(error) for address, error in failed.items()}
+        if failed:
+            self._opening = asyncio.get_running_loop().call_later(OPEN_AGAIN, self.set_addresses, wanted)
+
+    def _set(self, addresses: Sequence[str]) -> Mapping[str, Exception]:
+        """The same. Returns why some channels could not be opened."""
         wanted = tuple(dict.fromkeys(addresses))
+        failed: dict[str, Exception] = {}
         gone = self._balancer.set_replicas(wanted)
         self._unheard.intersection_update(wanted)
         for replica in gone:
             self._let_go(replica.address)
         for address in wanted:
             if address not in self._transports:
-                self._transports[address] = self._connect(address)
-                self._start_watching(address)
+                try:
+                    self._transports[address] = self._connect(address)
+                except Exception as error:  # whatever it is, the other replicas are called
+                    failed[address] = error
+                else:
+                    self._start_watching(address)
         if not (self._unheard or self._missing):
             self._heard.set()
         elif not self._has_any():
             self._heard.clear()  # calls wait for those that are new, as in the first moment
+        return failed
 
     async def wait_ready(self) -> None:
         """Return once a replica is ready."""
@@ -427,12 +457,7 @@ class PoolTransport:
 
     async def _follow_names(self, names: Names) -> None:
         async for addresses in names.watch():
-            try:
-                self.set_addresses(addresses)
-            except (
-                Exception
-            ) as error:  # the files of a guarded channel may be wrong by now: next time they may be right
-                log.error("%s: not all of %s can be called", self._name, ", ".join(addresses), exc_info=error)
+            self.set_addresses(addresses)
 
     def _start_watching(self, address: str) -> None:
         if self._watch is None:
