@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -77,6 +77,15 @@ def test_the_callee_says_when_to_come_back() -> None:
     pushed = Failure(code=Code.UNAVAILABLE, idempotent=True, pushback=0.3)
     assert policy().next_delay(pushed, attempt=1, remaining=1.0) == 0.3
     assert policy().next_delay(pushed, attempt=1, remaining=0.3) is None, "then it is too late"
+
+
+def test_a_callee_that_asks_for_a_longer_pause_than_anybody_waits_gets_no_retry() -> None:
+    retries = policy()
+    days = Failure(code=Code.UNAVAILABLE, idempotent=True, pushback=259_200.0)
+    assert retries.next_delay(days, attempt=1, remaining=None) is None
+    assert retries.next_delay(days, attempt=1, remaining=1e9) is None
+    assert retries.budget.spent == 0
+    assert retries.next_delay(replace(days, pushback=30.0), attempt=1, remaining=None) == 30.0
 
 
 def test_a_new_budget_holds_its_reserve() -> None:

@@ -270,6 +270,15 @@ async def test_no_retry_where_none_is_wanted_or_the_deadline_would_pass_first(re
     assert leaf.attempts == 1
 
 
+async def test_a_call_without_a_deadline_waits_for_no_pause_without_end() -> None:
+    leaf = Deployment("a", act=fails(retry_after=3 * 86_400.0))
+    async with asyncio.timeout(LONG):
+        with pytest.raises(ServiceError, match="as told") as caught:
+            await leaf.call()
+    assert leaf.attempts == 1
+    assert caught.value.retry_after == 3 * 86_400.0
+
+
 async def test_every_attempt_has_the_deadline_of_the_call() -> None:
     leaf = Deployment(*"ab", act=fails())
     deadline = Deadline.after(LONG)
@@ -328,7 +337,7 @@ def take(texts: Iterable[str], then: Act) -> Act:
 
 
 async def test_a_caller_that_gives_up_between_attempts_ends_the_call() -> None:
-    leaf = Deployment("a", act=fails(retry_after=LONG))
+    leaf = Deployment("a", act=fails(retry_after=LONG / 4))
     call = asyncio.create_task(leaf.call())
     await leaf.fakes["a"].began.wait()
     call.cancel()

@@ -17,7 +17,7 @@ from toolkit.dispatch import Dispatcher
 from toolkit.errors import Code, ServiceError
 from toolkit.limits import MessageLimits
 from toolkit.server import Server
-from toolkit.status import DETAILS, MAX_DETAILS, MAX_MESSAGE, from_status, sent_message, trailers
+from toolkit.status import DETAILS, MAX_DETAILS, MAX_MESSAGE, PUSHBACK, from_status, sent_message, trailers
 from toolkit.transport.grpc import GrpcTransport
 
 INFO = error_details_pb2.ErrorInfo(reason="TOO_LONG", domain="echo")
@@ -55,6 +55,11 @@ def test_every_code_comes_back(code: Code) -> None:
 )
 def test_details_come_back(details: tuple[Any, ...]) -> None:
     assert received(*trailers(error(*details))).details == details
+
+
+@pytest.mark.parametrize("pushback", ["soon", "", "9" * 400, "9" * 5000])
+def test_a_pause_that_nobody_can_read_means_not_to_come_back(pushback: str) -> None:
+    assert received((PUSHBACK, pushback)).retry_after == -1.0
 
 
 @pytest.mark.parametrize("path", [(), ("a",), ("a", "b-c_1"), ("größe", "a,b", "c d", "100%")])

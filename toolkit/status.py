@@ -84,7 +84,7 @@ def _seconds(pushback: Any) -> float | None:
         return None
     try:
         wait = int(pushback) / 1000
-    except ValueError:
+    except (ValueError, OverflowError):
         return -1.0
     return wait if wait >= 0 else -1.0
 

@@ -1,7 +1,8 @@
 """Whether a failed attempt is made again, and when. A budget keeps retries a fraction of the calls that succeed.
 
 Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md, but for the budget: there throttling counts
-failures; here successes pay for retries, so that a callee that fails every call is left nearly alone.
+failures; here successes pay for retries, so that a callee that fails every call is left nearly alone. And a pause that the callee
+asks for has a limit here.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class RetryOptions:
     """Seconds that the first retry waits at most: another replica can answer at once."""
     max_backoff: float = 1.0
     """Seconds that any retry waits at most."""
+    max_pushback: float = 30.0
+    """Seconds that a callee may ask to wait at most: who asks for longer gets no retry, and the caller the error."""
     multiplier: float = 2.0
     """How much longer each retry may wait than the one before."""
     codes: frozenset[Code] = frozenset({Code.UNAVAILABLE})
@@ -126,6 +129,8 @@ class RetryPolicy:
             return None
         backoff = min(options.max_backoff, options.initial_backoff * options.multiplier ** (attempt - 1))
         if failure.pushback is not None:
+            if failure.pushback > options.max_pushback:
+                return None
             delay = failure.pushback
         else:
             delay = self._random() * (backoff if remaining is None else min(backoff, remaining))
