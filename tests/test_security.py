@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,72 @@ async def test_a_pool_goes_on_watching_when_its_channel_was_renewed(
             await until(lambda: not found.replicas[0].is_ready)
     finally:
         await found.close()
+
+
+async def test_calls_that_are_open_when_a_channel_that_was_renewed_is_left_end_with_an_error_of_theirs(
+    certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were given an hour, and nobody has cancelled them."""
+    monkeypatch.setattr(security, "LEAVE_AFTER", 0.1)
+    stuck = asyncio.Event()
+
+    class Endless(Echo):
+        async def repeat(self, request: Note, context: Any) -> AsyncIterator[Note]:
+            yield request
+            await stuck.wait()
+
+        async def join(self, requests: AsyncIterator[Note], context: Any) -> Note:
+            await stuck.wait()
+            return Note()
+
+        async def chat(self, requests: AsyncIterator[Note], context: Any) -> AsyncIterator[Note]:
+            yield Note()
+            await stuck.wait()
+
+        async def say(self, request: Note, context: Any) -> Note:
+            if request.text:
+                await stuck.wait()
+            return request
+
+    async def notes() -> AsyncIterator[Note]:
+        yield Note()
+        await stuck.wait()
+
+    async def read(replies: AsyncIterator[Note]) -> None:
+        async for _ in replies:
+            heard.release()
+
+    incoming, outgoing = guarded(certs)
+    heard = asyncio.Semaphore(0)
+    server = Server(Echo.__contract__, limits=LIMITS, incoming=incoming)
+    (address,) = await server.listen(("127.0.0.1:0",))
+    await server.open(Dispatcher(Endless(), timeout=60))
+    transport = GrpcTransport(address, limits=LIMITS, outgoing=outgoing)
+    client = EchoClient(transport)
+    try:
+        calls = [
+            asyncio.ensure_future(call)
+            for call in (
+                read(client.repeat(Note(), timeout=60)),
+                read(client.chat(notes(), timeout=60)),
+                client.join(notes(), timeout=60),
+                client.say(Note(text="wait"), timeout=60),
+            )
+        ]
+        for _ in range(2):
+            await heard.acquire()
+        for suffix in ("key", "crt"):
+            shutil.copy(certs / f"entry.{suffix}", certs / f"client.{suffix}")
+        await client.say(Note(), timeout=5)
+        async with aclosing(client.repeat(Note(), timeout=5)) as replies:
+            await anext(replies)
+        async with asyncio.timeout(20):
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in ended] == [ServiceError] * 4
+        assert {each.code for each in ended if isinstance(each, ServiceError)} == {Code.UNAVAILABLE}
+    finally:
+        await transport.close()
+        await server.drain(0)
 
 
 async def test_a_token_is_rotated_without_a_restart(certs: Path) -> None:

@@ -22,7 +22,7 @@ from toolkit.method import Contract, Method
 from toolkit.security import PLAIN, open_channel
 from toolkit.spec import DNS, Outgoing
 from toolkit.status import from_status
-from toolkit.tasks import wait_closed
+from toolkit.tasks import is_cancelling, wait_closed
 from toolkit.transport.base import Call, CallerGoneError, Feed
 from toolkit.transport.beside import Lead
 
@@ -76,6 +76,10 @@ class GrpcTransport:
             reply = await send(data, **_sent_with(call))
         except grpc.aio.AioRpcError as error:
             raise from_status(error, self.address) from None
+        except asyncio.CancelledError:
+            if is_cancelling():
+                raise
+            raise self._cut_off() from None
         return _decode(method.reply, reply, limit)
 
     async def client_stream(
@@ -94,7 +98,9 @@ class GrpcTransport:
             raise from_status(await ending.of(error) or error, self.address) from None
         except asyncio.CancelledError:
             feed.raise_failure()
-            raise
+            if is_cancelling():
+                raise
+            raise self._cut_off() from None
         finally:
             ongoing.cancel()
             await wait_closed(feeding)
@@ -111,6 +117,10 @@ class GrpcTransport:
                 yield _decode(method.reply, reply, limit)
         except grpc.aio.AioRpcError as error:
             raise from_status(error, self.address) from None
+        except asyncio.CancelledError:
+            if is_cancelling():
+                raise
+            raise self._cut_off() from None
         finally:
             ongoing.cancel()
 
@@ -133,7 +143,9 @@ class GrpcTransport:
                 raise from_status(said, self.address) from None
         except asyncio.CancelledError:
             feed.raise_failure()
-            raise
+            if is_cancelling():
+                raise
+            raise self._cut_off() from None
         finally:
             ongoing.cancel()
             await wait_closed(feeding)
@@ -144,6 +156,10 @@ class GrpcTransport:
         await self.channel.close()
         if self._streams is not None:
             await self._streams.close()
+
+    def _cut_off(self) -> ServiceError:
+        """How a call ends that nobody has cancelled: its channel was closed, as one is an hour after its files were renewed."""
+        return ServiceError(Code.UNAVAILABLE, f"the channel to {self.address} was closed before the call had ended")
 
     def _callable(self, method: Method[Any, Any]) -> tuple[Any, int]:
         """gRPC's function for a method, and the method's message limit."""
