@@ -621,11 +621,29 @@ def test_more_calls_bring_more_replicas_and_fewer_calls_let_them_go() -> None:
     ]
 
 
+def test_fewer_calls_let_nobody_go_for_a_place_that_was_given_up() -> None:
+    """`leaf.1` serves alone, and one is enough: in place 0 is nobody who could."""
+    up = [*described("leaf.0", "leaf.1"), *ready("leaf.0", "leaf.1")]
+    lost = [Exited("leaf.0", SEGV), 0.3, Failed("leaf#2", "no weights"), Exited("leaf#2", 1)]
+    story = [*lost, *busy(200, **{"leaf.1": 1}), Exited("leaf.1", 0)]
+    told = replay(*up, *story, 0.3, *back("leaf.1#2"), INT, names=("leaf",), replicas={"leaf": 2}, most=2)
+    assert told.processes.spawned[2:] == ["leaf#2", "leaf.1#2"]
+    assert told.terminated == ["leaf#2", "leaf.1#2"]
+
+
 def test_a_process_takes_as_many_calls_as_its_members_together() -> None:
     up, names = paired("pair", "middle", "leaf"), ("leaf", "middle")
     story = [*busy(5, pair=20), *paired("pair.1", "middle", "leaf"), *busy(5, pair=10), INT]
     told = replay(*up, *story, names=names, shared=PAIR, most=4)
     assert told.processes.spawned == ["pair", "pair.1"]
+
+
+def test_callers_hear_of_a_replica_that_drains_for_too_long_before_it_is_killed() -> None:
+    up = [*described("leaf.0", "leaf.1", "middle"), *ready("leaf.0", "leaf.1", "middle")]
+    story = [Draining("leaf.0"), LIMITS.drain_timeout + 3.0, 11.0]
+    told = replay(*up, *story, INT, names=("leaf", "middle"), replicas={"leaf": 2}, immortal=("leaf.0",))
+    assert told.killed[0] == "leaf.0"
+    assert told.processes.messages[0] == ("middle", {"addresses": {"leaf": ("unix:/leaf.1.1",)}})
 
 
 HANG = replace(LIMITS, hang_timeout=10.0)

@@ -457,6 +457,8 @@ class Supervisor:
                 continue
             demand = Demand(sum(load.running + load.queued for load in loads), max(load.wait for load in loads))
             count = scaler.decide(group.target, demand)
+            if group.lost and count < group.target:
+                continue  # fewer are there already, and who serves might leave for a place that was given up
             if count != group.target:
                 before, calls = group.target, f"{demand.outstanding:g} calls, {demand.wait:.1f} s to wait"
                 try:
@@ -583,6 +585,8 @@ class Supervisor:
             replica.kill_at = self._clock() + KILL_GRACE
             if replica.state is not State.HUNG:
                 self._move(replica, Step.DRAINED)
+            if not self.is_stopping:
+                self._publish(self.groups[replica.unit])
             self._processes.kill(replica.name)
 
     def _cut_off(self, complaint: str) -> None:
