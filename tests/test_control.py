@@ -6,11 +6,12 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
+import uvloop
 
 from toolkit.control import Addresses, Control
 
@@ -60,6 +61,66 @@ def test_of_more_samples_than_fit_into_a_line_the_first_are_told(pair: tuple[soc
     sending.join()
     assert 100 < len(event["samples"]) < len(samples)
     assert event["samples"] == samples[: len(event["samples"])]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_launcher_that_stands_still_holds_up_nobody_and_hears_all_but_what_is_said_again(
+    pair: tuple[socket.socket, Control], run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    """As where somebody types Ctrl-Z: more than the socket holds, and nobody reads."""
+    launcher, control = pair
+    samples = [["toolkit_server_queued", [str(number) * 100], number] for number in range(400)]
+    is_heard = threading.Event()
+
+    async def serve() -> None:
+        control.listen(ignore, lambda: None)
+        control.waiting(["a"])
+        for _ in range(100):
+            control.load(1, 2, 3.0)
+            control.measured(samples)
+        control.ready(("127.0.0.1:1",))
+        control.draining()
+        told.set()
+        while not is_heard.is_set():  # noqa: ASYNC110 - set by a thread
+            await asyncio.sleep(0.01)
+
+    told = threading.Event()
+    serving = threading.Thread(target=run, args=[serve()], daemon=True)
+    serving.start()
+    assert told.wait(20), "the event loop waits for the launcher"
+    found: list[dict[str, Any]] = []
+    with launcher.makefile() as lines:
+        while not found or found[-1]["event"] != "draining":
+            found.append(json.loads(next(lines)))
+    is_heard.set()
+    serving.join()
+    kinds = [each["event"] for each in found]
+    assert (kinds[0], kinds[-2:]) == ("waiting", ["ready", "draining"])
+    assert 0 < kinds.count("measured") < 100
+    assert all(each["samples"] == samples for each in found if each["event"] == "measured")
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_what_is_left_to_say_is_said_before_the_end(
+    pair: tuple[socket.socket, Control], run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    launcher, control = pair
+
+    async def serve() -> None:
+        control.listen(ignore, lambda: None)
+        for _ in range(100):
+            control.measured([["x" * 10_000]])
+        control.draining()
+
+    run(serve())
+    ending = threading.Thread(target=control.finish)
+    ending.start()
+    with launcher.makefile() as lines:
+        kinds = [json.loads(next(lines))["event"]]
+        while kinds[-1] != "draining":
+            kinds.append(json.loads(next(lines))["event"])
+    ending.join()
+    assert 1 < len(kinds) < 100
 
 
 def test_without_a_launcher_nothing_happens() -> None:

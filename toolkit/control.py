@@ -18,11 +18,17 @@ Addresses = Mapping[str, tuple[str, ...]]
 
 
 class Control:
-    """Tells the launcher how far this replica is. Without a launcher it tells nobody. Safe to call from any thread."""
+    """Tells the launcher how far this replica is. Without a launcher it tells nobody. Safe to call from any thread.
+
+    A launcher that stands still, as after Ctrl-Z, does not hold up an event loop: what is said again is dropped then, and
+    the rest goes out when it hears again.
+    """
 
     def __init__(self, fd: int | None) -> None:
         self._socket = None if fd is None else socket.socket(fileno=fd)
         self._lock = threading.Lock()
+        self._unsent = bytearray()
+        """Whole lines, and the rest of one that the launcher has begun to hear."""
         self.has_launcher = fd is not None
         """Somebody hears the events."""
         self.is_replaced = False
@@ -36,7 +42,8 @@ class Control:
         self._send({"event": "described", **description})
 
     def progress(self, phase: str, done: float | None, total: float | None) -> None:
-        self._send({"event": "progress", "phase": phase, "done": done, "total": total})
+        """From a thread it waits for the launcher; from the event loop it is dropped where it would have to."""
+        self._send({"event": "progress", "phase": phase, "done": done, "total": total}, may_drop=_is_in_loop())
 
     def waiting(self, handles: list[str]) -> None:
         self._send({"event": "waiting", "for": handles})
@@ -48,13 +55,13 @@ class Control:
         """Calls that run and that wait, and the seconds that a new one would wait. Said every second: it is also how the
         launcher knows that the event loop turns.
         """
-        self._send({"event": "load", "running": running, "queued": queued, "wait": wait})
+        self._send({"event": "load", "running": running, "queued": queued, "wait": wait}, may_drop=True)
 
     def measured(self, samples: Sequence[Any]) -> None:
         """As many as fit into one line; who has more of them has thousands of methods."""
         while len(json.dumps(samples)) > LONGEST:
             samples = samples[: len(samples) // 2]
-        self._send({"event": "measured", "samples": samples})
+        self._send({"event": "measured", "samples": samples}, may_drop=True)
 
     def loaded(self, files: Iterable[str]) -> None:
         self._send({"event": "loaded", "files": list(files)})
@@ -64,6 +71,11 @@ class Control:
 
     def draining(self) -> None:
         self._send({"event": "draining"})
+
+    def finish(self) -> None:
+        """Nothing more is said: return when the launcher has heard all. Not in an event loop."""
+        with self._lock:
+            self._flush()
 
     def is_over(self) -> bool:
         """Whether the launcher's end is closed already."""
@@ -114,11 +126,50 @@ class Control:
             return
         moved(addresses)
 
-    def _send(self, event: Mapping[str, Any]) -> None:
+    def _send(self, event: Mapping[str, Any], *, may_drop: bool = False) -> None:
         line = json.dumps(event).encode() + b"\n"
-        with self._lock:  # a long line may go out in parts
-            if self._socket is not None and self.has_launcher:
-                try:
-                    self._socket.sendall(line)
-                except OSError:
-                    self.has_launcher = False  # `gone` deals with that
+        if not self._lock.acquire(blocking=not may_drop):
+            return
+        try:
+            if self.has_launcher and not (may_drop and self._unsent):
+                self._unsent += line
+                self._flush()
+        finally:
+            self._lock.release()
+
+    def _flush(self) -> None:
+        """Send all that is unsent; in an event loop as much as goes at once, and the rest later. With the lock held."""
+        if self._socket is None or not self.has_launcher:
+            return
+        try:
+            if not _is_in_loop():
+                self._socket.setblocking(True)  # uvloop makes what it watches otherwise
+                self._socket.sendall(self._unsent)
+                self._unsent.clear()
+                return
+            del self._unsent[: self._socket.send(self._unsent, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.has_launcher = False  # `gone` deals with that
+            self._unsent.clear()
+        if self._unsent:
+            asyncio.get_running_loop().add_writer(self._socket, self._flush_more)
+
+    def _flush_more(self) -> None:
+        """The launcher hears again."""
+        if self._lock.acquire(blocking=False):  # else a thread sends it all
+            try:
+                self._flush()
+                if self._socket is not None and not self._unsent:
+                    asyncio.get_running_loop().remove_writer(self._socket)
+            finally:
+                self._lock.release()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

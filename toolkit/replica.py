@@ -451,7 +451,7 @@ def main() -> None:
         if spec.command:
             control.described({"contract": "", "handles": {}, "companions": []})
             lost = _run_loop(run_command(spec, control, os.environ))
-            _exit(DRAIN_INCOMPLETE if lost else 0)
+            _exit(control, DRAIN_INCOMPLETE if lost else 0)
         service, *others = [load_service(each.service) for each in (spec, *spec.companions)]
         control.described({**describe(service), "companions": [describe(each) for each in others]})
         spec = dataclasses.replace(spec, deployment=spec.deployment or service.__name__)
@@ -470,10 +470,11 @@ def main() -> None:
         ended.__cause__ = error
         _report(spec, control, ended)
         code = 1
-    _exit(code)
+    _exit(control, code)
 
 
-def _exit(code: int) -> NoReturn:
+def _exit(control: Control, code: int) -> NoReturn:
+    control.finish()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
