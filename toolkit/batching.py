@@ -208,9 +208,8 @@ class Batcher:
             call.reply.exception()  # seen, so that asyncio does not report it as lost
         elif not self._waiting.remove(call) and call.batch is not None and call.batch.leave() and self._is_async:
             assert call.task is not None  # it has a batch
-            call.reply.get_loop().call_soon(
-                call.task.cancel
-            )  # a task that is cancelled before its first step takes none
+            # not at once: a task that is cancelled before its first step takes none
+            call.reply.get_loop().call_soon(call.task.cancel)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for a batch once all have come that come at this moment."""

@@ -106,9 +106,8 @@ def test_a_browser_needs_nothing_from_elsewhere(site: Path) -> None:
     (script,) = site.glob("assets/javascripts/bundle.*.js")
     known = {"unpkg.com/mermaid", "unpkg.com/resize-observer-polyfill", "api.github.com/repos", "api.github.com/users"}
     assert set(re.findall(r"[\"'`]https://(\w[\w.-]+/[\w-]+)", script.read_text(encoding="utf-8"))) == known
-    for (
-        page
-    ) in pages:  # the theme's script asks for these where a page has one, and for the polyfill in browsers before 2020
+    # The script asks for mermaid and for the repository where a page has them, and for the polyfill in browsers before 2020.
+    for page in pages:
         assert not page.classes & {"mermaid", "source"}
 
 
